@@ -1,0 +1,3 @@
+// Package spec is the language users write: the YAML kinds, their strict
+// loading, defaults, validation, identity and JSON Schema. It does no I/O.
+package spec

@@ -1,0 +1,46 @@
+package spec
+
+import (
+	"crypto/sha256"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// identitySpace is the UUIDv5 name space of this project's objects (RFC 9562 section 5.5).
+var identitySpace = uuid.MustParse("6b0c4e5e-3f0e-5d6b-9b62-6f1f3c3e8a11")
+
+// UID is the identity of an object: it follows from the cluster's id, the kind,
+// the oldest name and the incarnation, so that CI computes the same one.
+func UID(clusterID string, kind Kind, m Meta) string {
+	return uuid.NewSHA1(identitySpace, []byte(strings.Join([]string{
+		clusterID, string(kind), m.OldestName(), strconv.Itoa(m.Incarnation),
+	}, "\x00"))).String()
+}
+
+// OldestName is the first name the object ever had.
+func (m Meta) OldestName() string {
+	if len(m.MovedFrom) > 0 {
+		return m.MovedFrom[0]
+	}
+	return m.Name
+}
+
+// Serial is what a guest sees as the disk's serial number: the first 20 hex
+// digits of the UID, which is all that virtio-blk has room for.
+func Serial(uid string) string {
+	s := strings.ReplaceAll(uid, "-", "")
+	return s[:min(20, len(s))]
+}
+
+// DerivedMAC is the locally administered address of a card that names none.
+func DerivedMAC(vmUID, nic string) string {
+	h := sha256.Sum256([]byte(vmUID + "\x00" + nic))
+	const hex = "0123456789abcdef"
+	b := []byte("52:54:00")
+	for _, v := range h[:3] {
+		b = append(b, ':', hex[v>>4], hex[v&15])
+	}
+	return string(b)
+}

@@ -1,0 +1,108 @@
+package spec
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Size is a number of bytes, written with Ki, Mi, Gi or Ti.
+type Size int64
+
+// Units of Size.
+const (
+	KiB Size = 1 << 10
+	MiB Size = 1 << 20
+	GiB Size = 1 << 30
+	TiB Size = 1 << 40
+)
+
+var sizeUnits = []struct {
+	suffix string
+	bytes  Size
+}{{"Ti", TiB}, {"Gi", GiB}, {"Mi", MiB}, {"Ki", KiB}}
+
+// ParseSize reads a whole number with a binary unit, such as 10Gi.
+func ParseSize(s string) (Size, error) {
+	for _, u := range sizeUnits {
+		digits, ok := strings.CutSuffix(s, u.suffix)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseUint(digits, 10, 63)
+		if err != nil || digits[0] == '+' {
+			return 0, fmt.Errorf("%q is not a size (write a whole number with Ki, Mi, Gi or Ti)", s)
+		}
+		if n > uint64(1<<63-1)/uint64(u.bytes) {
+			return 0, fmt.Errorf("size %q is too large", s)
+		}
+		return Size(n) * u.bytes, nil
+	}
+	if s == "0" {
+		return 0, nil
+	}
+	return 0, fmt.Errorf("%q is not a size (write a whole number with Ki, Mi, Gi or Ti)", s)
+}
+
+// String writes the size with the largest unit that divides it.
+func (s Size) String() string {
+	if s == 0 {
+		return "0"
+	}
+	for _, u := range sizeUnits {
+		if s%u.bytes == 0 {
+			return strconv.FormatInt(int64(s/u.bytes), 10) + u.suffix
+		}
+	}
+	return strconv.FormatInt(int64(s), 10)
+}
+
+// MarshalText writes the size as String does.
+func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads what ParseSize reads, or a plain number of bytes.
+func (s *Size) UnmarshalText(b []byte) error {
+	v, err := ParseSize(string(b))
+	if err != nil {
+		if n, nerr := strconv.ParseInt(string(b), 10, 64); nerr == nil && n >= 0 {
+			*s = Size(n)
+			return nil
+		}
+		return err
+	}
+	*s = v
+	return nil
+}
+
+// Duration is a time span, written as Go writes it: 30s, 168h.
+type Duration time.Duration
+
+// String writes whole hours, minutes or seconds without zero parts: 168h, 90s.
+func (d Duration) String() string {
+	t := time.Duration(d)
+	switch {
+	case t == 0:
+		return "0s"
+	case t%time.Hour == 0:
+		return strconv.FormatInt(int64(t/time.Hour), 10) + "h"
+	case t%time.Minute == 0:
+		return strconv.FormatInt(int64(t/time.Minute), 10) + "m"
+	case t%time.Second == 0:
+		return strconv.FormatInt(int64(t/time.Second), 10) + "s"
+	}
+	return t.String()
+}
+
+// MarshalText writes the duration as String does.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads a duration with a unit.
+func (d *Duration) UnmarshalText(b []byte) error {
+	t, err := time.ParseDuration(string(b))
+	if err != nil || t < 0 {
+		return fmt.Errorf("%q is not a duration (write 30s, 5m or 168h)", b)
+	}
+	*d = Duration(t)
+	return nil
+}
