@@ -1,0 +1,184 @@
+// Package image builds the kernel and the initramfs of the test guest, once
+// for each machine and state of the guest's sources.
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// kernelRecipe and guestRecipe change with what this package does; the guest's
+// own sources are part of the key as they are.
+const (
+	kernelRecipe = "1"
+	guestRecipe  = "1"
+)
+
+// Files are the two that QEMU's -kernel and -initrd take.
+type Files struct {
+	Kernel string
+	Initrd string
+}
+
+// Ensure returns the guest's files, building first what is not there. It may
+// be called by several processes at once; the directory is RECONCILER_TESTBED,
+// or reconciler-testbed in the user's cache directory.
+func Ensure(ctx context.Context) (Files, error) {
+	root, err := cacheDir()
+	if err != nil {
+		return Files{}, err
+	}
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return Files{}, err
+	}
+	key, err := guestKey()
+	if err != nil {
+		return Files{}, err
+	}
+	kernelDir := filepath.Join(root, "kernel-"+kernelRecipe)
+	guestDir := filepath.Join(root, "guest-"+key)
+	files := Files{Kernel: filepath.Join(kernelDir, "k"), Initrd: filepath.Join(guestDir, "i")}
+	if exists(files.Kernel) && exists(files.Initrd) {
+		return files, nil
+	}
+
+	unlock, err := lock(filepath.Join(root, "lock"))
+	if err != nil {
+		return Files{}, err
+	}
+	defer unlock()
+	if !exists(files.Kernel) {
+		err := atomically(kernelDir, func(tmp string) error { return buildKernel(ctx, tmp) })
+		if err != nil {
+			return Files{}, fmt.Errorf("test guest's kernel: %w", err)
+		}
+	}
+	if !exists(files.Initrd) {
+		err := atomically(guestDir, func(tmp string) error { return buildInitrd(ctx, kernelDir, tmp) })
+		if err != nil {
+			return Files{}, fmt.Errorf("test guest's initramfs: %w", err)
+		}
+	}
+	return files, nil
+}
+
+// Export copies the files to dir as k and i.
+func (f Files) Export(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for from, name := range map[string]string{f.Kernel: "k", f.Initrd: "i"} {
+		b, err := os.ReadFile(from)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func cacheDir() (string, error) {
+	if dir := os.Getenv("RECONCILER_TESTBED"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("no cache directory, set RECONCILER_TESTBED: %w", err)
+	}
+	return filepath.Join(dir, "reconciler-testbed"), nil
+}
+
+// guestKey is over everything of ours that goes into the initramfs.
+func guestKey() (string, error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%s %s %q %q %q\n", kernelRecipe, guestRecipe, modules, programs, udhcpcScript)
+	for _, pkg := range []string{"internal/testbed/guestd", "internal/testbed/record"} {
+		files, err := filepath.Glob(filepath.Join(root, pkg, "*.go"))
+		if err != nil {
+			return "", err
+		}
+		if len(files) == 0 {
+			return "", fmt.Errorf("no sources of the guest in %s", filepath.Join(root, pkg))
+		}
+		for _, name := range files {
+			b, err := os.ReadFile(name)
+			if err != nil {
+				return "", err
+			}
+			fmt.Fprintln(h, filepath.Base(name), len(b))
+			h.Write(b)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16], nil
+}
+
+// moduleRoot finds the module this process was started in: go test and go run
+// start in it, and the guest is built from its sources.
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if exists(filepath.Join(dir, "go.mod")) && exists(filepath.Join(dir, "internal/testbed/guestd")) {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", errors.New("not in the source tree, from which the test guest is built")
+		}
+		dir = parent
+	}
+}
+
+// atomically has build fill a directory that takes the name dir only when it
+// is complete.
+func atomically(dir string, build func(tmp string) error) error {
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), "building-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	if err := build(tmp); err != nil {
+		return err
+	}
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	// What stands there is the incomplete work of somebody's hand.
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return os.Rename(tmp, dir)
+}
+
+func lock(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
