@@ -78,6 +78,10 @@ type Change struct {
 	Impact Impact `json:"impact"`
 	// Waits says why this change is not carried out now, although others of the action may be.
 	Waits string `json:"waits,omitempty"`
+
+	cause Cause
+	needs []Key // what must be done before this change
+	never bool  // Waits is for good
 }
 
 // Action is what is to be done with one object. Every object has exactly one.
@@ -98,6 +102,8 @@ type Action struct {
 	After []Key   `json:"-"`
 	Want  *Object `json:"-"` // nil when the object is to go
 	Have  *Live   `json:"-"` // nil when it is not there
+
+	unknown bool // blocked because its object could not be observed
 }
 
 // Key is the identity of the action's object.

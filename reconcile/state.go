@@ -56,6 +56,7 @@ type Live struct {
 	Object
 	VM   *LiveVM
 	Disk *LiveDisk
+	Pool *LivePool
 }
 
 // Power is what a machine's process does.
@@ -102,6 +103,14 @@ type LiveDisk struct {
 	Claims  []claim.Claim
 	// Allocated is the space really used, in bytes.
 	Allocated int64
+}
+
+// LivePool is what only a pool has, in bytes.
+type LivePool struct {
+	Provisioned int64 // sum of the disks' sizes, quarantine included
+	Quarantined int64 // of that, in quarantine
+	Allocated   int64 // really used
+	Free        int64 // left in the file system below
 }
 
 // Unmanaged is something found on the host that is not ours.

@@ -1,0 +1,168 @@
+package reconcile
+
+import (
+	"sort"
+	"strings"
+
+	"reconciler/spec"
+)
+
+// Desired is what one host is to be at one revision.
+type Desired struct {
+	Cluster  string // id
+	IQNBase  string
+	Host     string
+	Revision string
+	Objects  map[Key]*Object
+	// Elsewhere are the objects of other hosts: Key to host. They are in the
+	// tree, so a trace of them here is no reason to delete it.
+	Elsewhere map[Key]string
+	// Restart are machines whose restart an operator asked for, and why.
+	Restart map[Key]string
+}
+
+// NewDesired picks from a tree what concerns one host.
+func NewDesired(set *spec.Set, host, revision string) *Desired {
+	d := &Desired{
+		Cluster:   set.ClusterID(),
+		IQNBase:   set.Cluster().Spec.(*spec.Cluster).IQNBase,
+		Host:      host,
+		Revision:  revision,
+		Objects:   map[Key]*Object{},
+		Elsewhere: map[Key]string{},
+		Restart:   map[Key]string{},
+	}
+	for _, o := range set.All() {
+		if at := placed(set, o); at != "" && at != host {
+			d.Elsewhere[Key{o.Kind, o.UID}] = at
+			continue
+		}
+		d.Objects[Key{o.Kind, o.UID}] = newObject(o)
+	}
+	for _, o := range set.All() {
+		if w := d.Objects[Key{o.Kind, o.UID}]; w != nil {
+			d.link(set, w)
+			sort.Slice(w.Fields, func(i, j int) bool { return w.Fields[i].Path < w.Fields[j].Path })
+		}
+	}
+	return d
+}
+
+// placed returns the host that carries an object out; empty means every host.
+func placed(set *spec.Set, o *spec.Object) string {
+	switch s := o.Spec.(type) {
+	case *spec.Host:
+		return o.Meta.Name
+	case *spec.VirtualMachine:
+		return s.Host
+	case *spec.StoragePool:
+		return s.Host
+	case *spec.Disk:
+		return set.Get(spec.KindStoragePool, s.Pool).Spec.(*spec.StoragePool).Host
+	}
+	return ""
+}
+
+func newObject(o *spec.Object) *Object {
+	w := &Object{Kind: o.Kind, Name: o.Meta.Name, UID: o.UID, Incarnation: o.Meta.Incarnation, Spec: o.Spec}
+	flat := spec.Flatten(o)
+	w.Fields = make([]Field, 0, len(flat)+2)
+	for _, f := range flat {
+		// The entry's name is its identity and stands in every path of it.
+		if strings.HasSuffix(f.Path, "].name") {
+			continue
+		}
+		w.Fields = append(w.Fields, Field{Path: f.Path, Value: f.Value})
+	}
+	return w
+}
+
+// link resolves the references of an object, and adds the fields that follow
+// from the objects referred to: a machine changes when its disk grows.
+func (d *Desired) link(set *spec.Set, w *Object) {
+	switch s := w.Spec.(type) {
+	case *spec.Disk:
+		d.refer(set, w, "spec.pool", spec.KindStoragePool, s.Pool)
+		if s.Source.Image != "" {
+			d.refer(set, w, "spec.source.image", spec.KindImage, s.Source.Image)
+		}
+	case *spec.VirtualMachine:
+		for _, e := range s.Disks {
+			p := "spec.disks[" + e.Name + "]"
+			if disk := d.refer(set, w, p+".disk", spec.KindDisk, e.Disk); disk != nil {
+				w.Fields = append(w.Fields, Field{Path: p + ".size", Value: disk.Spec.(*spec.Disk).Size.String()})
+			}
+		}
+		for _, n := range s.NICs {
+			p := "spec.nics[" + n.Name + "]"
+			if net := d.refer(set, w, p+".network", spec.KindNetwork, n.Network); net != nil {
+				w.Fields = append(w.Fields, Field{Path: p + ".backend", Value: Backend(net.Spec.(*spec.Network))})
+			}
+		}
+		d.bootFile(set, w, "spec.boot.kernel.image", s.Boot.Kernel)
+		d.bootFile(set, w, "spec.boot.initrd.image", s.Boot.Initrd)
+	}
+}
+
+// Backend writes what a NIC connects to: "user" or "bridge NAME".
+func Backend(n *spec.Network) string {
+	if n.Bridge != nil {
+		return "bridge " + n.Bridge.Name
+	}
+	return "user"
+}
+
+// bootFile compares a kernel by content: a new image under the same name is a change.
+func (d *Desired) bootFile(set *spec.Set, w *Object, path string, ref *spec.ImageRef) {
+	if ref == nil {
+		return
+	}
+	if img := d.refer(set, w, path, spec.KindImage, ref.Image); img != nil {
+		w.field(path).ID = img.Spec.(*spec.Image).SHA256
+	}
+}
+
+// refer records a reference; the field at its path is then compared by UID.
+// The object of another host is not known here: nil.
+func (d *Desired) refer(set *spec.Set, w *Object, path string, kind spec.Kind, name string) *spec.Object {
+	o := set.Get(kind, name)
+	if o == nil {
+		return nil
+	}
+	to := d.Objects[Key{kind, o.UID}]
+	if to == nil {
+		to = &Object{Kind: kind, Name: name, UID: o.UID}
+	}
+	w.Refs = append(w.Refs, Ref{path, to})
+	if f := w.field(path); f != nil {
+		f.ID = o.UID
+	}
+	return o
+}
+
+func (o *Object) field(path string) *Field {
+	for i := range o.Fields {
+		if o.Fields[i].Path == path {
+			return &o.Fields[i]
+		}
+	}
+	return nil
+}
+
+// Get returns the value at a path, empty if the field is not set. Fields must be sorted.
+func (o *Object) Get(path string) string {
+	i := sort.Search(len(o.Fields), func(i int) bool { return o.Fields[i].Path >= path })
+	if i < len(o.Fields) && o.Fields[i].Path == path {
+		return o.Fields[i].Value
+	}
+	return ""
+}
+
+// Generation is a digest of the fields: two objects with one want the same.
+func (o *Object) Generation() string {
+	h := newHash()
+	for _, f := range o.Fields {
+		h.add(f.Path, f.Value, f.ID)
+	}
+	return h.sum()
+}

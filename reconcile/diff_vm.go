@@ -1,0 +1,163 @@
+package reconcile
+
+import (
+	"fmt"
+	"time"
+
+	"reconciler/spec"
+)
+
+// vm compares a machine that is recorded here.
+func (d *differ) vm(a *Action, b *Applied) {
+	w, h := a.Want, a.Have
+	a.Changes = d.fields(w, h, b)
+	again := d.restartAsked(a, b)
+	wantRunning := w.Get("spec.powerState") != spec.PowerStopped
+
+	switch power := h.VM.Power; {
+	case power == PowerMigrating:
+		a.Op, a.State, a.Reason = OpUpdate, Waiting, "a migration is under way"
+	case !wantRunning && power == PowerStopped:
+		a.soften()
+	case !wantRunning:
+		a.soften()
+		a.Op = OpStop
+		if power != PowerEnded {
+			a.Impact = ImpactStop
+		}
+		d.power(a, b, string(power), spec.PowerStopped, a.Impact)
+	case power == PowerStopped || power == PowerEnded:
+		d.start(a, b, again)
+	case power == PowerStarting:
+		a.Op, a.Cause, a.Reason = OpStart, CauseRetry, "an earlier start did not finish"
+		a.deferRestart("the machine is being started")
+	case power == PowerPaused || power == PowerIOError:
+		d.resume(a, b)
+	default:
+		d.running(a, again)
+	}
+	a.conclude()
+}
+
+// soften takes the impact from changes to a machine that does not run.
+func (a *Action) soften() {
+	for i := range a.Changes {
+		if !a.Changes[i].never {
+			a.Changes[i].Impact = ImpactNone
+		}
+	}
+}
+
+// power adds the change of the power state.
+func (d *differ) power(a *Action, b *Applied, from, to string, impact Impact) {
+	a.Changes = append(a.Changes, Change{
+		Field: "spec.powerState", From: from, To: to, Impact: impact,
+		cause: d.changeCause(a.Want, b, "spec.powerState"),
+	})
+}
+
+// restartAsked says why the machine is to be restarted; empty if nobody asked.
+func (d *differ) restartAsked(a *Action, b *Applied) string {
+	const path = "spec.restartedAt"
+	why := d.want.Restart[a.Key()]
+	if to, from := a.Want.Get(path), a.Have.Get(path); to != from {
+		a.Changes = append(a.Changes, Change{
+			Field: path, From: from, To: to, Impact: ImpactRestart, cause: d.changeCause(a.Want, b, path),
+		})
+		if to != "" && why == "" {
+			why = "restartedAt asks for it"
+		}
+		if to == "" { // taking the request away asks for nothing
+			a.Changes[len(a.Changes)-1].Impact = ImpactNone
+		}
+	}
+	return why
+}
+
+// start is for a machine that is to run and does not.
+func (d *differ) start(a *Action, b *Applied, again string) {
+	h := a.Have.VM
+	a.soften()
+	asked := b == nil || !b.Done || b.Get("spec.powerState") == spec.PowerStopped || again != ""
+	if policy := a.Want.Get("spec.restartPolicy"); h.Exit != "" && !asked &&
+		(policy == spec.RestartNever || policy == spec.RestartOnFailure && !h.Failed) {
+		if h.Power == PowerEnded {
+			a.Op = OpStop
+			a.Cause = CauseDrift
+		}
+		a.Reason = fmt.Sprintf("%s; restartPolicy %s leaves it off", h.Exit, policy)
+		return
+	}
+	d.power(a, b, spec.PowerStopped, spec.PowerRunning, ImpactNone)
+	a.Op = OpStart
+	if h.Exit != "" {
+		a.Reason = h.Exit
+		if h.RetryAt.After(d.now) {
+			a.State = Waiting
+			a.Reason += "; starts again at " + h.RetryAt.UTC().Format(time.RFC3339)
+		}
+	}
+}
+
+// resume is for a machine whose vCPUs are stopped.
+func (d *differ) resume(a *Action, b *Applied) {
+	a.Op = OpStart
+	a.deferRestart("the machine is paused")
+	d.power(a, b, string(a.Have.VM.Power), spec.PowerRunning, ImpactLive)
+	a.Reason = "the guest is paused"
+	if a.Have.VM.Power != PowerIOError {
+		return
+	}
+	a.Reason = "a disk returned an error and QEMU paused the guest"
+	for _, disk := range a.Have.VM.Disks {
+		if pool := d.poolOf(disk); pool != nil && pool.Pool != nil && pool.Pool.Free < resumeRoom {
+			a.State, a.Reason = Waiting, fmt.Sprintf("the guest is paused because StoragePool/%s is full; it goes on when there is room", pool.Name)
+		}
+	}
+}
+
+// resumeRoom is the free space, in bytes, from which a paused writer may go on.
+const resumeRoom = 16 << 20
+
+func (d *differ) poolOf(disk string) *Live {
+	h := d.have.Objects[Key{spec.KindDisk, disk}]
+	if h == nil {
+		return nil
+	}
+	if f := h.at("spec.pool"); f != nil {
+		return d.have.Objects[Key{spec.KindStoragePool, f.ID}]
+	}
+	return nil
+}
+
+// deferRestart makes every change wait that cannot be done right now.
+func (a *Action) deferRestart(why string) {
+	for i := range a.Changes {
+		if c := &a.Changes[i]; c.Impact > ImpactNone && c.Waits == "" {
+			c.Waits = why
+		}
+	}
+}
+
+// running is for a machine that is to run and does.
+func (d *differ) running(a *Action, again string) {
+	restarts := false
+	for _, c := range a.Changes {
+		restarts = restarts || c.Impact == ImpactRestart && !c.never
+	}
+	if restarts && again == "" && a.Want.Get("spec.updatePolicy.restart") == spec.UpdateAutomatic {
+		again = "updatePolicy asks for it"
+	}
+	if again != "" {
+		a.Op, a.Impact, a.Reason = OpRestart, ImpactRestart, again
+		if len(a.Changes) == 0 {
+			a.Cause = CauseRevision
+		}
+		return
+	}
+	for i := range a.Changes {
+		if c := &a.Changes[i]; c.Impact == ImpactRestart && c.Waits == "" {
+			c.Waits = fmt.Sprintf("needs a restart: reconciler restart vm/%s", a.Name)
+		}
+	}
+}
