@@ -1,0 +1,227 @@
+package claims
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"sort"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"reconciler/claim"
+	"reconciler/internal/durable"
+)
+
+const (
+	version   = 1
+	suffix    = ".json"
+	floorName = ".floor.json"
+)
+
+// Store keeps a Record a disk. It is the only writer of its directory.
+type Store struct {
+	dir     *durable.Dir
+	mu      sync.Mutex
+	records map[string]Record
+	broken  map[string]error
+	floor   uint64 // no disk that is forgotten ever had a higher epoch
+}
+
+type floorFile struct {
+	Version int    `json:"version"`
+	Epoch   uint64 `json:"epoch"`
+}
+
+// Open reads the records. One that cannot be read makes its own disk unusable
+// and no other.
+func Open(path string) (*Store, error) {
+	dir, err := durable.Open(path, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{dir: dir, records: map[string]Record{}, broken: map[string]error{}}
+	var floor floorFile
+	if err := dir.ReadJSON(floorName, &floor); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	s.floor = floor.Epoch
+	disks, err := dir.Names(suffix)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range disks {
+		var f recordFile
+		err := dir.ReadJSON(d+suffix, &f)
+		if err == nil && (f.Version != version || f.Disk != d) {
+			err = fmt.Errorf("claim record of disk %s: version %d of disk %q", d, f.Version, f.Disk)
+		}
+		if err != nil {
+			s.broken[d] = err
+			continue
+		}
+		s.records[d] = f.record()
+	}
+	return s, nil
+}
+
+// Trace sets a function that is called before each durable step.
+func (s *Store) Trace(step func(op string)) { s.dir.Step = step }
+
+// Get returns what is known of a disk; an unknown one is free.
+func (s *Store) Get(disk string) (Record, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.get(disk)
+}
+
+func (s *Store) get(disk string) (Record, error) {
+	if err := uuid.Validate(disk); err != nil {
+		return Record{}, fmt.Errorf("disk %q: %w", disk, err)
+	}
+	if err := s.broken[disk]; err != nil {
+		return Record{}, err
+	}
+	r, ok := s.records[disk]
+	if !ok {
+		return Record{Disk: disk, Epoch: s.floor}, nil
+	}
+	return r.clone(), nil
+}
+
+// List returns all records that can be read, sorted by disk.
+func (s *Store) List() []Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]Record, 0, len(s.records))
+	for _, r := range s.records {
+		all = append(all, r.clone())
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].Disk < all[j].Disk })
+	return all
+}
+
+// Acquire gives the disk to an owner. The one who has it gets the same admission
+// again; if another has it, the error is a *claim.HeldError. make is called
+// with the next epoch to say how a new admission is reached. An admission that
+// only reads is given beside others.
+func (s *Store) Acquire(disk string, o claim.Owner, readOnly bool, make func(epoch uint64) Admission) (Admission, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, err := s.get(disk)
+	if err != nil {
+		return Admission{}, err
+	}
+	for _, a := range r.Admissions() {
+		if a.Owner == o && a.ReadOnly == readOnly && a.State == Held {
+			return a, nil
+		}
+	}
+	if !readOnly && r.Writer != nil {
+		return Admission{}, &claim.HeldError{Disk: disk, Owner: r.Writer.Owner}
+	}
+	r.Epoch++
+	a := make(r.Epoch)
+	a.Epoch, a.State, a.Owner, a.ReadOnly = r.Epoch, Held, o, readOnly
+	if readOnly {
+		r.Readers = append(r.Readers, a)
+	} else {
+		r.Writer = &a
+	}
+	return a, s.put(r)
+}
+
+// BeginRelease marks an owner's admissions as Releasing and returns them. None
+// means that the owner has nothing.
+func (s *Store) BeginRelease(disk string, o claim.Owner) ([]Admission, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, err := s.get(disk)
+	if err != nil {
+		return nil, err
+	}
+	var mine []Admission
+	changed := false
+	for _, a := range r.Admissions() {
+		if a.Owner != o {
+			continue
+		}
+		p := r.find(a.Epoch)
+		changed = changed || p.State != Releasing
+		p.State = Releasing
+		mine = append(mine, *p)
+	}
+	if !changed {
+		return mine, nil
+	}
+	return mine, s.put(r)
+}
+
+// Free ends an admission that is Releasing. The caller knows that no command of
+// its epoch can reach the disk any more.
+func (s *Store) Free(disk string, epoch uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, err := s.get(disk)
+	if err != nil {
+		return err
+	}
+	a := r.find(epoch)
+	if a == nil {
+		return nil
+	}
+	if a.State != Releasing {
+		return fmt.Errorf("epoch %d of disk %s is in state %s, not released", epoch, disk, a.State)
+	}
+	r.drop(epoch)
+	return s.put(r)
+}
+
+// Forget removes the record of a disk that is gone. A disk made later with the
+// same UID begins above every epoch that was ever forgotten.
+func (s *Store) Forget(disk string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, err := s.get(disk)
+	if err != nil {
+		return err
+	}
+	if !r.Idle() {
+		return fmt.Errorf("disk %s is in use", disk)
+	}
+	if r.Epoch > s.floor {
+		if err := s.dir.WriteJSON(floorName, floorFile{version, r.Epoch}); err != nil {
+			return err
+		}
+		s.floor = r.Epoch
+	}
+	delete(s.records, disk)
+	return s.dir.Remove(disk + suffix)
+}
+
+// put writes the record first: nothing is admitted that is not on stable
+// storage. When the write fails, the file may hold either, so memory follows it.
+func (s *Store) put(r Record) error {
+	data, err := r.marshal()
+	if err != nil {
+		return err
+	}
+	if err := s.dir.Write(r.Disk+suffix, append(data, '\n')); err != nil {
+		s.reload(r.Disk)
+		return err
+	}
+	s.records[r.Disk] = r
+	return nil
+}
+
+func (s *Store) reload(disk string) {
+	var f recordFile
+	switch err := s.dir.ReadJSON(disk+suffix, &f); {
+	case errors.Is(err, fs.ErrNotExist):
+		delete(s.records, disk)
+	case err != nil:
+		s.broken[disk] = err
+	default:
+		s.records[disk] = f.record()
+	}
+}
