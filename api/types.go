@@ -1,0 +1,211 @@
+// Package api is the local socket of the agent: its types, server and client.
+// The commands talk to a running agent through it.
+package api
+
+import (
+	"context"
+	"time"
+
+	"reconciler/reconcile"
+	"reconciler/spec"
+)
+
+// Agent is what the server serves. Every call is audited by the agent with the
+// caller it is given.
+type Agent interface {
+	Status(ctx context.Context) (Status, error)
+	Objects(ctx context.Context) ([]Object, error)
+	Plan(ctx context.Context, r PlanRequest) (*reconcile.Plan, error)
+	// Reconcile asks for a pass; with Wait it returns when nothing is ready any
+	// more, with progress as lines.
+	Reconcile(ctx context.Context, r ReconcileRequest, progress func(string)) (*reconcile.Plan, error)
+	Suspend(ctx context.Context, r SuspendRequest) error
+	Resume(ctx context.Context, r ResumeRequest) error
+	Allow(ctx context.Context, r AllowRequest) error
+	Accept(ctx context.Context, r AcceptRequest) error
+	Restart(ctx context.Context, r MachineRequest) error
+	Stop(ctx context.Context, r MachineRequest) error
+	Undelete(ctx context.Context, r UndeleteRequest) (UndeleteResult, error)
+	Access(ctx context.Context, r AccessRequest) (Access, error)
+	ListAccess(ctx context.Context) ([]Access, error)
+	EndAccess(ctx context.Context, r EndAccessRequest) error
+	Console(ctx context.Context, vm string) (Console, error)
+	// Events returns those after a sequence number, and waits for one if there
+	// is none and follow is set.
+	Events(ctx context.Context, after uint64, follow bool) ([]Event, error)
+}
+
+// Caller is who is at the other end of the socket (SO_PEERCRED).
+type Caller struct {
+	UID  int    `json:"uid"`
+	PID  int    `json:"pid"`
+	Name string `json:"name"` // user name, or the UID as text
+}
+
+// Condition is a condition as kstatus has it.
+type Condition struct {
+	Type               string    `json:"type" yaml:"type"` // Ready, Reconciling, Stalled
+	Status             string    `json:"status" yaml:"status"`
+	Reason             string    `json:"reason" yaml:"reason"`
+	Message            string    `json:"message" yaml:"message"`
+	LastTransitionTime time.Time `json:"lastTransitionTime" yaml:"lastTransitionTime"`
+}
+
+// Summary counts objects.
+type Summary struct {
+	Synced    int `json:"synced" yaml:"synced"`
+	OutOfSync int `json:"outOfSync" yaml:"outOfSync"`
+	Unmanaged int `json:"unmanaged" yaml:"unmanaged"`
+	Waiting   int `json:"waiting" yaml:"waiting"`
+	Held      int `json:"held" yaml:"held"`
+	Blocked   int `json:"blocked" yaml:"blocked"`
+}
+
+// Status is the state of one agent.
+type Status struct {
+	Host                  string       `json:"host" yaml:"host"`
+	Repo                  string       `json:"repo" yaml:"repo"`
+	Branch                string       `json:"branch" yaml:"branch"`
+	LastAttemptedRevision string       `json:"lastAttemptedRevision" yaml:"lastAttemptedRevision"`
+	LastAppliedRevision   string       `json:"lastAppliedRevision" yaml:"lastAppliedRevision"`
+	Conditions            []Condition  `json:"conditions" yaml:"conditions"`
+	Summary               Summary      `json:"summary" yaml:"summary"`
+	Suspended             []Suspension `json:"suspended" yaml:"suspended"`
+	Version               string       `json:"version" yaml:"version"`
+	PID                   int          `json:"pid" yaml:"pid"`
+	ObservedAt            time.Time    `json:"observedAt" yaml:"observedAt"`
+}
+
+// Suspension stops the agent from acting on one object, or on all (Object empty).
+type Suspension struct {
+	Object string    `json:"object,omitempty" yaml:"object,omitempty"` // KIND/NAME
+	Reason string    `json:"reason" yaml:"reason"`
+	By     string    `json:"by" yaml:"by"`
+	Since  time.Time `json:"since" yaml:"since"`
+	Until  time.Time `json:"until,omitzero" yaml:"until,omitempty"`
+}
+
+// Object is one object with its sync and its health.
+type Object struct {
+	Kind       spec.Kind      `json:"kind" yaml:"kind"`
+	Name       string         `json:"name" yaml:"name"`
+	UID        string         `json:"uid" yaml:"uid"`
+	Host       string         `json:"host" yaml:"host"`
+	Sync       string         `json:"sync" yaml:"sync"`     // Synced, OutOfSync
+	Health     string         `json:"health" yaml:"health"` // Healthy, Progressing, Degraded, Missing, Suspended
+	Conditions []Condition    `json:"conditions" yaml:"conditions"`
+	Revision   string         `json:"revision" yaml:"revision"`
+	Status     map[string]any `json:"status" yaml:"status"`
+	// Quarantined disks are listed by `get quarantine` only.
+	Quarantined bool `json:"quarantined,omitempty" yaml:"quarantined,omitempty"`
+}
+
+// PlanRequest says which plan: Against is live (default), base or status.
+type PlanRequest struct {
+	Rev     string `json:"rev,omitempty"`
+	Base    string `json:"base,omitempty"`
+	Against string `json:"against,omitempty"`
+}
+
+// ReconcileRequest asks for a pass over the newest revision.
+type ReconcileRequest struct {
+	Wait   bool   `json:"wait,omitempty"`
+	Caller Caller `json:"-"`
+}
+
+// SuspendRequest stops the agent from acting; Object empty means everything.
+type SuspendRequest struct {
+	Object string    `json:"object,omitempty"` // KIND/NAME
+	Reason string    `json:"reason"`
+	Until  time.Time `json:"until,omitzero"`
+	Caller Caller    `json:"-"`
+}
+
+// ResumeRequest ends a suspension.
+type ResumeRequest struct {
+	Object string `json:"object,omitempty"`
+	Caller Caller `json:"-"`
+}
+
+// AllowRequest releases held actions: one by id (or a prefix of 8 digits or
+// more), or all of a plan by its digest.
+type AllowRequest struct {
+	ID     string        `json:"id"`
+	For    time.Duration `json:"for"`
+	Reason string        `json:"reason"`
+	Caller Caller        `json:"-"`
+}
+
+// AcceptRequest accepts a revision that does not descend from the last applied one.
+type AcceptRequest struct {
+	Rev    string `json:"rev"`
+	Reason string `json:"reason"`
+	Caller Caller `json:"-"`
+}
+
+// MachineRequest restarts or stops a machine.
+type MachineRequest struct {
+	Name   string `json:"name"`
+	Force  bool   `json:"force,omitempty"`
+	Caller Caller `json:"-"`
+}
+
+// UndeleteRequest keeps a quarantined disk without a deadline.
+type UndeleteRequest struct {
+	Name   string `json:"name"` // name or UID
+	Caller Caller `json:"-"`
+}
+
+// UndeleteResult is the YAML to commit.
+type UndeleteResult struct {
+	YAML string `json:"yaml"`
+}
+
+// AccessRequest lends a disk to an initiator for a while.
+type AccessRequest struct {
+	Disk       string        `json:"disk"`
+	Initiators []string      `json:"initiators"`
+	For        time.Duration `json:"for"`
+	ReadOnly   bool          `json:"readOnly,omitempty"`
+	Caller     Caller        `json:"-"`
+}
+
+// Access is a disk lent to an initiator. User and password stand only in the
+// answer that made it.
+type Access struct {
+	ID         string    `json:"id" yaml:"id"`
+	Disk       string    `json:"disk" yaml:"disk"`
+	URL        string    `json:"url,omitempty" yaml:"url,omitempty"` // iscsi://user%password@host:port/target/lun
+	Portal     string    `json:"portal" yaml:"portal"`
+	Target     string    `json:"target" yaml:"target"`
+	LUN        int       `json:"lun" yaml:"lun"`
+	Initiators []string  `json:"initiators" yaml:"initiators"`
+	User       string    `json:"user,omitempty" yaml:"user,omitempty"`
+	Password   string    `json:"password,omitempty" yaml:"password,omitempty"`
+	ReadOnly   bool      `json:"readOnly,omitempty" yaml:"readOnly,omitempty"`
+	Until      time.Time `json:"until" yaml:"until"`
+	By         string    `json:"by,omitempty" yaml:"by,omitempty"`
+}
+
+// EndAccessRequest ends an access.
+type EndAccessRequest struct {
+	ID     string `json:"id"`
+	Caller Caller `json:"-"`
+}
+
+// Console is where the serial console of a machine is.
+type Console struct {
+	Socket string `json:"socket"` // unix socket, one client at a time; empty while the machine is off
+	Log    string `json:"log"`    // file, bounded
+}
+
+// Event is one thing that happened, for people and for audit.
+type Event struct {
+	Seq     uint64    `json:"seq" yaml:"seq"`
+	Time    time.Time `json:"time" yaml:"time"`
+	Object  string    `json:"object,omitempty" yaml:"object,omitempty"` // KIND/NAME
+	Type    string    `json:"type" yaml:"type"`                         // Normal, Warning, Audit
+	Reason  string    `json:"reason" yaml:"reason"`
+	Message string    `json:"message" yaml:"message"`
+	By      string    `json:"by,omitempty" yaml:"by,omitempty"`
+}
