@@ -40,10 +40,14 @@ func parseConfig(cmdline string) config {
 			c.disks = strings.Split(value, ",")
 		case "rt.interval":
 			d, err := time.ParseDuration(value)
-			c.interval, ok = d, err == nil && d > 0
+			if ok = err == nil && d > 0; ok {
+				c.interval = d
+			}
 		case "rt.blocks":
 			n, err := strconv.ParseUint(value, 10, 32)
-			c.blocks, ok = n, err == nil && n >= 2
+			if ok = err == nil && n >= 2; ok {
+				c.blocks = n
+			}
 		case "rt.net":
 			c.dhcp, ok = value == "dhcp", value == "dhcp"
 		case "rt.onpower":
