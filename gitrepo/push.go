@@ -1,0 +1,257 @@
+package gitrepo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-git/go-git/v5/plumbing"
+
+	"reconciler/gitrepo/internal/odb"
+)
+
+// PushOptions say who writes a ref of ours and how. The zero value is usable.
+type PushOptions struct {
+	// Name and Email sign the commit, as author and committer; default
+	// "reconciler" and "reconciler@localhost".
+	Name, Email string
+	// When dates the commit; default now.
+	When time.Time
+	// History is how many commits the ref keeps at most; the next one starts
+	// anew without a parent. Default 50.
+	History int
+	// OwnOnly refuses, with ErrForeignTip, to move a ref whose tip was not
+	// committed by Email.
+	OwnOnly bool
+}
+
+func (o PushOptions) withDefaults() PushOptions {
+	if o.Name == "" {
+		o.Name = "reconciler"
+	}
+	if o.Email == "" {
+		o.Email = "reconciler@localhost"
+	}
+	if o.When.IsZero() {
+		o.When = time.Now()
+	}
+	if o.History <= 0 {
+		o.History = 50
+	}
+	return o
+}
+
+// pushedTip remembers a commit of ours, so that the next push needs no fetch.
+type pushedTip struct {
+	Commit, Tree string
+	Depth        int
+	Own          bool
+}
+
+// maxPushTries bounds how often a push is repeated because the ref moved.
+const maxPushTries = 3
+
+// PushFiles makes files (path → content) the whole tree of a ref of the remote
+// and returns the ref's commit. Nothing is pushed when the tree is what the ref
+// has. The ref moves only from the commit that was looked at (compare and swap).
+// The followed branch is refused.
+func (r *Repo) PushFiles(ctx context.Context, ref string, files map[string][]byte, message string, opts PushOptions) (commit string, pushed bool, err error) {
+	if !validRef(ref) {
+		return "", false, fmt.Errorf("%q is not a valid ref name", ref)
+	}
+	if ref == "refs/heads/"+r.cfg.Branch || r.cfg.Branch == "" && strings.HasPrefix(ref, "refs/heads/") {
+		return "", false, fmt.Errorf("%s is the followed branch, which is never written", ref)
+	}
+	opts = opts.withDefaults()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ctx, cancel := r.deadline(ctx, r.cfg.Timeout)
+	defer cancel()
+	for try := 1; ; try++ {
+		commit, pushed, err = r.pushOnce(ctx, ref, files, message, opts)
+		if err == nil {
+			return commit, pushed, nil
+		}
+		if !errors.Is(err, ErrRefChanged) || try == maxPushTries {
+			return "", false, r.remoteError(ctx, err)
+		}
+	}
+}
+
+func (r *Repo) pushOnce(ctx context.Context, ref string, files map[string][]byte, message string, opts PushOptions) (string, bool, error) {
+	s, err := r.remote.receive(ctx)
+	if err != nil {
+		return "", false, err
+	}
+	defer s.close()
+	old, exists, err := s.ref(ref)
+	if err != nil {
+		return "", false, err
+	}
+	tip := pushedTip{Own: true}
+	if exists {
+		if tip, err = r.inspect(ctx, ref, old, opts); err != nil {
+			return "", false, err
+		}
+	}
+	if opts.OwnOnly && !tip.Own {
+		return "", false, fmt.Errorf("%s: %w: %.12s", ref, ErrForeignTip, old)
+	}
+	b := treeBuilder{}
+	root, err := b.build(files)
+	if err != nil {
+		return "", false, err
+	}
+	if exists && root.String() == tip.Tree {
+		return old.String(), false, nil
+	}
+	var parents []hash
+	next := pushedTip{Tree: root.String(), Depth: 1, Own: true}
+	if exists && tip.Own && tip.Depth < opts.History {
+		parents, next.Depth = []hash{old}, tip.Depth+1
+	}
+	c := newCommit(root, parents, message, opts)
+	next.Commit = c.hash.String()
+	if err := s.push(ctx, ref, old, c.hash, append(b.objects, c)); err != nil {
+		return "", false, err
+	}
+	return next.Commit, true, r.remember(ref, next)
+}
+
+func newCommit(tree hash, parents []hash, message string, o PushOptions) object {
+	clean := strings.NewReplacer("<", "", ">", "", "\n", " ", "\x00", "")
+	sig := fmt.Sprintf("%s <%s> %d +0000", clean.Replace(o.Name), clean.Replace(o.Email), o.When.Unix())
+	var b strings.Builder
+	fmt.Fprintf(&b, "tree %s\n", tree)
+	for _, p := range parents {
+		fmt.Fprintf(&b, "parent %s\n", p)
+	}
+	fmt.Fprintf(&b, "author %s\ncommitter %s\n\n%s\n", sig, sig, strings.TrimRight(message, "\n"))
+	return newObject(plumbing.CommitObject, []byte(b.String()))
+}
+
+// inspect tells what the tip of a ref of ours holds: from memory, or, when it is
+// not the commit we pushed last, from the remote.
+func (r *Repo) inspect(ctx context.Context, ref string, tip hash, opts PushOptions) (pushedTip, error) {
+	if t, err := r.recall(ref); err == nil && t.Commit == tip.String() {
+		return t, nil
+	}
+	s, err := r.remote.upload(ctx)
+	if err != nil {
+		return pushedTip{}, err
+	}
+	defer s.close()
+	if now, ok, err := s.ref(ref); err != nil {
+		return pushedTip{}, err
+	} else if !ok || now != tip {
+		return pushedTip{}, fmt.Errorf("%s: %w", ref, ErrRefChanged)
+	}
+	staged, err := s.fetch(ctx, r.db, r.packLimits(), tip, nil, func(hash) bool { return false })
+	if err != nil {
+		return pushedTip{}, err
+	}
+	t, err := describeTip(staged.View().NewCursor(), tip, opts)
+	return t, errors.Join(err, staged.Discard())
+}
+
+func describeTip(cur *odb.Cursor, tip hash, opts PushOptions) (pushedTip, error) {
+	c, err := readCommit(cur, tip)
+	if err != nil {
+		return pushedTip{}, err
+	}
+	t := pushedTip{Commit: c.Hash, Tree: c.Tree, Depth: 1, Own: c.committerEmail == opts.Email}
+	for len(c.parents) > 0 && t.Depth < opts.History {
+		if c, err = readCommit(cur, c.parents[0]); err != nil {
+			return pushedTip{}, err
+		}
+		t.Depth++
+	}
+	return t, nil
+}
+
+func (r *Repo) pushedFile(ref string) string {
+	return filepath.Join(r.dir, "pushed", strings.ReplaceAll(strings.TrimPrefix(ref, "refs/"), "/", "%")+".json")
+}
+
+func (r *Repo) recall(ref string) (pushedTip, error) {
+	if t, ok := r.pushed[ref]; ok {
+		return t, nil
+	}
+	var t pushedTip
+	b, err := os.ReadFile(r.pushedFile(ref))
+	if err == nil {
+		err = json.Unmarshal(b, &t)
+	}
+	return t, err
+}
+
+func (r *Repo) remember(ref string, t pushedTip) error {
+	r.pushed[ref] = t
+	b, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	return writeFile(r.pushedFile(ref), string(b)+"\n")
+}
+
+// treeBuilder makes tree objects from paths.
+type treeBuilder struct{ objects []object }
+
+func (b *treeBuilder) build(files map[string][]byte) (hash, error) {
+	paths := make([]string, 0, len(files))
+	for p := range files {
+		for _, name := range strings.Split(p, "/") {
+			if reason := checkName([]byte(name)); reason != "" {
+				return hash{}, &PathError{Path: printable(p), Reason: reason}
+			}
+		}
+		paths = append(paths, p)
+	}
+	slices.Sort(paths)
+	return b.dir(paths, "", files)
+}
+
+// dir builds the directory prefix from the sorted paths below it.
+func (b *treeBuilder) dir(paths []string, prefix string, files map[string][]byte) (hash, error) {
+	var entries []treeEntry
+	for len(paths) > 0 {
+		name, _, nested := strings.Cut(strings.TrimPrefix(paths[0], prefix), "/")
+		if !nested {
+			o := newObject(plumbing.BlobObject, files[paths[0]])
+			b.objects = append(b.objects, o)
+			entries = append(entries, treeEntry{typeRegular | 0o644, []byte(name), o.hash})
+			paths = paths[1:]
+			continue
+		}
+		sub := prefix + name + "/"
+		n := 0
+		for n < len(paths) && strings.HasPrefix(paths[n], sub) {
+			n++
+		}
+		h, err := b.dir(paths[:n], sub, files)
+		if err != nil {
+			return hash{}, err
+		}
+		entries = append(entries, treeEntry{typeDir, []byte(name), h})
+		paths = paths[n:]
+	}
+	slices.SortFunc(entries, compareEntries)
+	var buf bytes.Buffer
+	for i, e := range entries {
+		if i > 0 && bytes.Equal(e.name, entries[i-1].name) {
+			return hash{}, fmt.Errorf("%s%s is both a file and a directory", prefix, e.name)
+		}
+		fmt.Fprintf(&buf, "%o %s\x00", uint32(e.mode), e.name)
+		buf.Write(e.hash[:])
+	}
+	o := newObject(plumbing.TreeObject, buf.Bytes())
+	b.objects = append(b.objects, o)
+	return o.hash, nil
+}
