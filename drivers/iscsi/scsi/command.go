@@ -56,6 +56,12 @@ type Nexus struct {
 	tpg       uint16
 	readOnly  bool
 
+	// gate is shared by each command that may touch the medium, and taken by
+	// PREEMPT AND ABORT to wait until none of them is under way.
+	gate sync.RWMutex
+	// prevent is set by PREVENT ALLOW MEDIUM REMOVAL, under Device.mu.
+	prevent bool
+
 	mu      sync.Mutex
 	pending []unitAttention
 	// attentions mirrors len(pending) != 0 so that the data path takes no lock.
@@ -71,3 +77,9 @@ func NewNexus(initiator string, isid [6]byte, tpg uint16, readOnly bool) *Nexus 
 
 // Initiator returns the iSCSI name of the initiator.
 func (n *Nexus) Initiator() string { return n.initiator }
+
+// drain returns when no command of the nexus that began before is under way.
+func (n *Nexus) drain() {
+	n.gate.Lock()
+	defer n.gate.Unlock()
+}
