@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"reconciler/reconcile"
-	"reconciler/spec"
+	"reconciler/status"
 )
 
 // Agent is what the server serves. Every call is audited by the agent with the
@@ -42,63 +42,14 @@ type Caller struct {
 	Name string `json:"name"` // user name, or the UID as text
 }
 
-// Condition is a condition as kstatus has it.
-type Condition struct {
-	Type               string    `json:"type" yaml:"type"` // Ready, Reconciling, Stalled
-	Status             string    `json:"status" yaml:"status"`
-	Reason             string    `json:"reason" yaml:"reason"`
-	Message            string    `json:"message" yaml:"message"`
-	LastTransitionTime time.Time `json:"lastTransitionTime" yaml:"lastTransitionTime"`
-}
-
-// Summary counts objects.
-type Summary struct {
-	Synced    int `json:"synced" yaml:"synced"`
-	OutOfSync int `json:"outOfSync" yaml:"outOfSync"`
-	Unmanaged int `json:"unmanaged" yaml:"unmanaged"`
-	Waiting   int `json:"waiting" yaml:"waiting"`
-	Held      int `json:"held" yaml:"held"`
-	Blocked   int `json:"blocked" yaml:"blocked"`
-}
-
-// Status is the state of one agent.
-type Status struct {
-	Host                  string       `json:"host" yaml:"host"`
-	Repo                  string       `json:"repo" yaml:"repo"`
-	Branch                string       `json:"branch" yaml:"branch"`
-	LastAttemptedRevision string       `json:"lastAttemptedRevision" yaml:"lastAttemptedRevision"`
-	LastAppliedRevision   string       `json:"lastAppliedRevision" yaml:"lastAppliedRevision"`
-	Conditions            []Condition  `json:"conditions" yaml:"conditions"`
-	Summary               Summary      `json:"summary" yaml:"summary"`
-	Suspended             []Suspension `json:"suspended" yaml:"suspended"`
-	Version               string       `json:"version" yaml:"version"`
-	PID                   int          `json:"pid" yaml:"pid"`
-	ObservedAt            time.Time    `json:"observedAt" yaml:"observedAt"`
-}
-
-// Suspension stops the agent from acting on one object, or on all (Object empty).
-type Suspension struct {
-	Object string    `json:"object,omitempty" yaml:"object,omitempty"` // KIND/NAME
-	Reason string    `json:"reason" yaml:"reason"`
-	By     string    `json:"by" yaml:"by"`
-	Since  time.Time `json:"since" yaml:"since"`
-	Until  time.Time `json:"until,omitzero" yaml:"until,omitempty"`
-}
-
-// Object is one object with its sync and its health.
-type Object struct {
-	Kind       spec.Kind      `json:"kind" yaml:"kind"`
-	Name       string         `json:"name" yaml:"name"`
-	UID        string         `json:"uid" yaml:"uid"`
-	Host       string         `json:"host" yaml:"host"`
-	Sync       string         `json:"sync" yaml:"sync"`     // Synced, OutOfSync
-	Health     string         `json:"health" yaml:"health"` // Healthy, Progressing, Degraded, Missing, Suspended
-	Conditions []Condition    `json:"conditions" yaml:"conditions"`
-	Revision   string         `json:"revision" yaml:"revision"`
-	Status     map[string]any `json:"status" yaml:"status"`
-	// Quarantined disks are listed by `get quarantine` only.
-	Quarantined bool `json:"quarantined,omitempty" yaml:"quarantined,omitempty"`
-}
+// What the agent reports is made by package status.
+type (
+	Status     = status.Host
+	Suspension = status.Suspension
+	Condition  = status.Condition
+	Summary    = status.Summary
+	Object     = status.Object
+)
 
 // PlanRequest says which plan: Against is live (default), base or status.
 type PlanRequest struct {

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"sort"
 	"time"
 
 	"reconciler/claim"
@@ -157,4 +158,19 @@ type Applied struct {
 	Attempted string `json:"attempted,omitempty"`
 	// Done is false while no attempt to make the object has ever finished.
 	Done bool `json:"done"`
+}
+
+// SortedKeys lists the keys of a map in a stable order.
+func SortedKeys[V any](m map[Key]V) []Key {
+	keys := make([]Key, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Slice(keys, func(i, j int) bool {
+		if keys[i].Kind != keys[j].Kind {
+			return keys[i].Kind < keys[j].Kind
+		}
+		return keys[i].UID < keys[j].UID
+	})
+	return keys
 }

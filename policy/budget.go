@@ -1,0 +1,134 @@
+package policy
+
+import (
+	"fmt"
+	"time"
+
+	"reconciler/reconcile"
+	"reconciler/spec"
+)
+
+// Window is how long an interruption counts against the budget.
+const Window = 24 * time.Hour
+
+// Limits bound what may be stopped or removed within Window. They come from
+// the host's configuration, never from the repository.
+type Limits struct {
+	// Count and Percent: at most max(Count, Percent/100 × objects) of each kind.
+	Count   int
+	Percent int
+}
+
+// DefaultLimits are in force unless the host's configuration says otherwise.
+var DefaultLimits = Limits{Count: 2, Percent: 10}
+
+// Charge is one interruption that was carried out.
+type Charge struct {
+	At     time.Time `json:"at"`
+	Kind   spec.Kind `json:"kind"`
+	UID    string    `json:"uid"`
+	Name   string    `json:"name"`
+	Remove bool      `json:"remove"` // removed, not only stopped
+}
+
+// Ledger is the charges of the last Window, kept over restarts.
+type Ledger []Charge
+
+// Trim drops the charges that no longer count.
+func (l Ledger) Trim(now time.Time) Ledger {
+	kept := l[:0:0]
+	for _, c := range l {
+		if now.Sub(c.At) < Window {
+			kept = append(kept, c)
+		}
+	}
+	return kept
+}
+
+// ChargeFor is what an action costs; ok is false where it costs nothing.
+func ChargeFor(a *reconcile.Action, now time.Time) (c Charge, ok bool) {
+	c = Charge{At: now, Kind: a.Kind, UID: a.UID, Name: a.Name}
+	switch a.Op {
+	case reconcile.OpStop:
+		return c, a.Impact >= reconcile.ImpactStop
+	case reconcile.OpDelete:
+		c.Remove = true
+		return c, a.Kind == spec.KindVirtualMachine
+	case reconcile.OpQuarantine:
+		c.Remove = true
+		return c, true
+	}
+	return c, false
+}
+
+// budget counts one kind on one host.
+type budget struct {
+	limit, spent     int
+	existing, active int // left after what was granted
+	spentOn          map[string]bool
+}
+
+func newBudget(kind spec.Kind, have reconcile.State, l Limits, ledger Ledger, now time.Time) *budget {
+	b := &budget{spentOn: map[string]bool{}}
+	for k, h := range have.Objects {
+		if k.Kind != kind || h.Disk != nil && h.Disk.Quarantined {
+			continue
+		}
+		b.existing++
+		if h.VM == nil || h.VM.Power != reconcile.PowerStopped && h.VM.Power != reconcile.PowerEnded {
+			b.active++
+		}
+	}
+	for k := range have.Unknown {
+		if k.Kind == kind && have.Objects[k] == nil {
+			b.existing++
+			b.active++
+		}
+	}
+	total := b.existing
+	for _, c := range ledger.Trim(now) {
+		if c.Kind != kind {
+			continue
+		}
+		// The same object stopped and then removed is one interruption.
+		if !b.spentOn[c.UID] {
+			b.spent++
+			b.spentOn[c.UID] = true
+		}
+		if _, there := have.Objects[reconcile.Key{Kind: kind, UID: c.UID}]; !there && c.Remove {
+			total++
+		}
+	}
+	b.limit = max(l.Count, total*l.Percent/100)
+	return b
+}
+
+// charge takes one action from the budget, or says why not.
+func (b *budget) charge(a *reconcile.Action, c Charge) string {
+	noun := "machines"
+	if a.Kind == spec.KindDisk {
+		noun = "disks"
+	}
+	if c.Remove && b.existing == 1 {
+		return fmt.Sprintf("it is the last of the host's %s", noun)
+	}
+	running := a.Have != nil && a.Have.VM != nil && a.Impact >= reconcile.ImpactStop &&
+		a.Have.VM.Power != reconcile.PowerStopped && a.Have.VM.Power != reconcile.PowerEnded
+	if running && b.active == 1 {
+		return "it is the last machine that runs on the host"
+	}
+	if !b.spentOn[a.UID] {
+		if b.spent >= b.limit {
+			return fmt.Sprintf("%d of the host's %s were stopped or removed within 24 hours, and the limit is %d", b.spent, noun, b.limit)
+		}
+		b.spent++
+		b.spentOn[a.UID] = true
+	}
+	if c.Remove {
+		b.existing--
+	}
+	if running || a.Kind == spec.KindDisk {
+		b.active--
+	}
+	return ""
+}

@@ -1,0 +1,112 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"reconciler/reconcile"
+	"reconciler/spec"
+)
+
+// Suspension stops the agent from acting on one object, or on all.
+type Suspension struct {
+	Key    reconcile.Key `json:"key,omitzero"` // zero: everything
+	Object string        `json:"object,omitempty"`
+	Reason string        `json:"reason"`
+	By     string        `json:"by"`
+	Since  time.Time     `json:"since"`
+	Until  time.Time     `json:"until,omitzero"` // zero: until it is resumed
+}
+
+// Active says whether the suspension is in force.
+func (s Suspension) Active(now time.Time) bool { return s.Until.IsZero() || now.Before(s.Until) }
+
+// Allowance releases held actions for a while.
+type Allowance struct {
+	ID     string    `json:"id"` // of an action, at least 8 digits of it, or a plan's digest
+	Reason string    `json:"reason"`
+	By     string    `json:"by"`
+	Until  time.Time `json:"until"`
+}
+
+// MinID is the least number of digits of an action's id that names it.
+const MinID = 8
+
+// covers says whether the allowance releases an action of a plan with this digest.
+func (l Allowance) covers(a *reconcile.Action, digest string, now time.Time) bool {
+	if !now.Before(l.Until) {
+		return false
+	}
+	return l.ID == digest || a.ID != "" && len(l.ID) >= MinID && strings.HasPrefix(a.ID, l.ID)
+}
+
+// Input is everything beside the plan that decides.
+type Input struct {
+	Have        reconcile.State
+	Limits      Limits
+	Ledger      Ledger
+	Suspensions []Suspension
+	Allowances  []Allowance
+	// NoPurge, where set, is why no data may be destroyed for good now.
+	NoPurge string
+	Now     time.Time
+}
+
+// Apply holds what may not run, and what depends on it. It only ever takes
+// away: an action that is not ready stays as it is.
+func Apply(p *reconcile.Plan, in Input) {
+	budgets := map[spec.Kind]*budget{}
+	for _, k := range []spec.Kind{spec.KindVirtualMachine, spec.KindDisk} {
+		budgets[k] = newBudget(k, in.Have, in.Limits, in.Ledger, in.Now)
+	}
+	digest := ""
+	if len(p.Hosts) > 0 {
+		digest = p.Hosts[0].Digest
+	}
+	for i := range p.Actions {
+		a := &p.Actions[i]
+		if a.State != reconcile.Ready || a.Op == reconcile.OpUnchanged {
+			continue
+		}
+		if s := suspended(a, in); s != nil {
+			hold(a, fmt.Sprintf("suspended by %s: %s", s.By, s.Reason), "reconciler resume")
+			continue
+		}
+		allowed := false
+		for _, l := range in.Allowances {
+			allowed = allowed || l.covers(a, digest, in.Now)
+		}
+		if a.Op == reconcile.OpPurge && in.NoPurge != "" {
+			hold(a, in.NoPurge, "")
+			continue
+		}
+		c, costs := ChargeFor(a, in.Now)
+		if !costs {
+			continue
+		}
+		if why := budgets[a.Kind].charge(a, c); why != "" && !allowed {
+			hold(a, why, "reconciler allow "+shortID(a.ID)+" --for 1h --reason …")
+		}
+	}
+	p.Settle()
+}
+
+func shortID(id string) string { return id[:min(12, len(id))] }
+
+func suspended(a *reconcile.Action, in Input) *Suspension {
+	for i, s := range in.Suspensions {
+		if s.Active(in.Now) && (s.Key == (reconcile.Key{}) || s.Key == a.Key()) {
+			return &in.Suspensions[i]
+		}
+	}
+	return nil
+}
+
+func hold(a *reconcile.Action, why, how string) {
+	a.State = reconcile.Held
+	a.Reason = why
+	if how != "" {
+		a.Reason += " (" + how + ")"
+	}
+}

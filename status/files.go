@@ -1,0 +1,120 @@
+package status
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"reconciler/reconcile"
+	"reconciler/spec"
+)
+
+// Recorded is state.json: what a host reported of itself, so that a plan can
+// be made without reaching it. It is an allow-list: nothing gets in but the
+// fields named here, and none of them is sensitive.
+type Recorded struct {
+	APIVersion string           `json:"apiVersion"`
+	Kind       string           `json:"kind"` // HostState
+	Host       string           `json:"host"`
+	Cluster    string           `json:"cluster"` // id
+	Revision   string           `json:"revision"`
+	ObservedAt time.Time        `json:"observedAt"`
+	Complete   []spec.Kind      `json:"complete"`
+	Objects    []RecordedObject `json:"objects"`
+	Unknown    []RecordedKey    `json:"unknown,omitempty"`
+}
+
+// RecordedKey is an object that could not be observed.
+type RecordedKey struct {
+	Kind   spec.Kind `json:"kind"`
+	UID    string    `json:"uid"`
+	Reason string    `json:"reason"`
+}
+
+// RecordedObject is one object of state.json.
+type RecordedObject struct {
+	reconcile.Object
+	Power       reconcile.Power   `json:"power,omitempty"`
+	Exit        string            `json:"exit,omitempty"`
+	Disks       map[string]string `json:"disks,omitempty"` // of a running machine: entry to UID
+	Volume      int64             `json:"volume,omitempty"`
+	LUN         int64             `json:"lun,omitempty"`
+	Quarantined bool              `json:"quarantined,omitempty"`
+	Until       time.Time         `json:"until,omitzero"`
+	Free        int64             `json:"free,omitempty"`
+}
+
+// Record writes down a state.
+func Record(host, cluster, revision string, have reconcile.State, at time.Time) Recorded {
+	r := Recorded{
+		APIVersion: spec.APIVersion, Kind: "HostState", Host: host, Cluster: cluster, Revision: revision,
+		ObservedAt: at, Objects: []RecordedObject{},
+	}
+	for _, k := range spec.Kinds {
+		if have.Complete[k] {
+			r.Complete = append(r.Complete, k)
+		}
+	}
+	for _, k := range reconcile.SortedKeys(have.Objects) {
+		h := have.Objects[k]
+		o := RecordedObject{Object: h.Object}
+		if h.VM != nil {
+			o.Power, o.Exit, o.Disks = h.VM.Power, h.VM.Exit, h.VM.Disks
+		}
+		if h.Disk != nil {
+			o.Volume, o.LUN, o.Quarantined, o.Until = h.Disk.Volume, h.Disk.LUN, h.Disk.Quarantined, h.Disk.Until
+		}
+		if h.Pool != nil {
+			o.Free = h.Pool.Free
+		}
+		r.Objects = append(r.Objects, o)
+	}
+	for _, k := range reconcile.SortedKeys(have.Unknown) {
+		r.Unknown = append(r.Unknown, RecordedKey{k.Kind, k.UID, have.Unknown[k]})
+	}
+	return r
+}
+
+// State reads back what Record wrote.
+func (r Recorded) State() reconcile.State {
+	s := reconcile.NewState()
+	for _, k := range r.Complete {
+		s.Complete[k] = true
+	}
+	for _, o := range r.Objects {
+		h := &reconcile.Live{Object: o.Object}
+		switch o.Kind {
+		case spec.KindVirtualMachine:
+			h.VM = &reconcile.LiveVM{Power: o.Power, Exit: o.Exit, Disks: o.Disks, Launch: "recorded"}
+		case spec.KindDisk:
+			h.Disk = &reconcile.LiveDisk{Volume: o.Volume, LUN: o.LUN, Quarantined: o.Quarantined, Until: o.Until}
+		case spec.KindStoragePool:
+			h.Pool = &reconcile.LivePool{Free: o.Free}
+		}
+		s.Objects[h.Key()] = h
+	}
+	for _, u := range r.Unknown {
+		s.Unknown[reconcile.Key{Kind: u.Kind, UID: u.UID}] = u.Reason
+	}
+	return s
+}
+
+// Files are the files of the status ref: status.yaml for people, state.json
+// for programs.
+func Files(h Host, objects []Object, r Recorded) (map[string][]byte, error) {
+	h.PID = 0 // changes with every start and says nothing elsewhere
+	people, err := yaml.Marshal(struct {
+		Host    `yaml:",inline"`
+		Objects []Object `yaml:"objects"`
+	}{h, objects})
+	if err != nil {
+		return nil, fmt.Errorf("write status.yaml: %w", err)
+	}
+	state, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return nil, fmt.Errorf("write state.json: %w", err)
+	}
+	return map[string][]byte{"status.yaml": people, "state.json": append(state, '\n')}, nil
+}
