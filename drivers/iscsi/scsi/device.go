@@ -21,7 +21,7 @@ type Config struct {
 	// UID is the logical unit's UUID, told as a designator in VPD page 83h.
 	UID [16]byte
 	// Vendor (8 bytes at most), Product (16) and Revision (4) are what standard
-	// INQUIRY says; printable ASCII.
+	// INQUIRY says, printable ASCII. Without a vendor all three have defaults.
 	Vendor, Product, Revision string
 	// BlockSize is the logical block length: 512 (also when 0) or 4096.
 	BlockSize int
@@ -93,6 +93,9 @@ func Open(cfg Config) (*Device, error) {
 func newDevice(cfg Config, b backing) (*Device, error) {
 	if cfg.BlockSize == 0 {
 		cfg.BlockSize = 512
+	}
+	if cfg.Vendor == "" {
+		cfg.Vendor, cfg.Product, cfg.Revision = "RECNCLR", "VIRTUAL DISK", "1"
 	}
 	shift := uint(9)
 	switch cfg.BlockSize {
@@ -210,19 +213,38 @@ func (d *Device) Detach(n *Nexus) {
 	d.releaseLegacy(n)
 }
 
-// Reset is LOGICAL UNIT RESET or a target reset (SAM-5 §6.3.3): RESERVE, PREVENT
-// and changed mode parameters go back to their defaults, persistent
-// reservations stay. The transport aborts the commands itself, before it calls
-// this. Every nexus is told; from, which asked for it, as well.
-func (d *Device) Reset(from *Nexus) {
+// ResetKind is which condition a task management function causes.
+type ResetKind uint8
+
+const (
+	LUReset      ResetKind = iota // LOGICAL UNIT RESET (SAM-5 §6.3.3)
+	TargetReset                   // a warm or cold target reset: a hard reset (SAM-5 §6.3.2)
+	ClearTaskSet                  // CLEAR TASK SET (SAM-5 §7.4): only tells the others
+	NexusReset                    // I_T NEXUS RESET (SAM-5 §7.6): of the one nexus
+)
+
+// Reset carries out a reset that from asked for. Reservations by RESERVE,
+// PREVENT and changed mode parameters go back to their defaults, persistent
+// reservations stay; the nexuses concerned are told by unit attentions. The
+// transport aborts the commands itself, before it calls this.
+func (d *Device) Reset(from *Nexus, kind ResetKind) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.releaseLegacy(nil)
-	d.swp.Store(false)
-	d.descSense.Store(false)
-	for n := range d.nexuses {
-		n.prevent = false
-		n.raise(unitAttention(gotgt.ASC_POWERON_RESET))
+	switch kind {
+	case ClearTaskSet:
+		d.raiseOthers(from, gotgt.ASC_CMDS_CLEARED_BY_ANOTHER_INI)
+	case NexusReset:
+		d.releaseLegacy(from)
+		from.prevent = false
+		from.raise(unitAttention(gotgt.ASC_I_T_NEXUS_LOSS_OCCURRED))
+	default:
+		d.releaseLegacy(nil)
+		d.swp.Store(false)
+		d.descSense.Store(false)
+		for n := range d.nexuses {
+			n.prevent = false
+			n.raise(unitAttention(gotgt.ASC_POWERON_RESET))
+		}
 	}
 }
 

@@ -12,16 +12,11 @@ type additionalSense = gotgt.SCSISubError
 // Additional sense codes that gotgt does not name.
 const (
 	ascIncompleteInitiatorData  additionalSense = 0x0e03 // INVALID FIELD IN COMMAND INFORMATION UNIT
-	ascSyncError                additionalSense = 0x0c00 // WRITE ERROR
-	ascResourcesReleased        additionalSense = 0x2a04 // RESERVATIONS RELEASED
 	ascRegistrationsPreempted   additionalSense = 0x2a05
 	ascCapacityChanged          additionalSense = 0x2a09
 	ascSpaceAllocationFailed    additionalSense = 0x2707 // SPACE ALLOCATION FAILED WRITE PROTECT
 	ascSoftwareWriteProtected   additionalSense = 0x2702 // LOGICAL UNIT SOFTWARE WRITE PROTECTED
 	ascInvalidFieldInParameters additionalSense = 0x2600
-	ascParameterValueInvalid    additionalSense = 0x2602
-	ascCommandsCleared          additionalSense = 0x2f00
-	ascInitializingRequired     additionalSense = 0x0402 // NOT READY, INITIALIZING COMMAND REQUIRED
 )
 
 // fault is why a command did not end with GOOD: a status and, with CHECK
