@@ -1,6 +1,8 @@
 package reconcile
 
 import (
+	"fmt"
+	"slices"
 	"time"
 
 	"reconciler/claim"
@@ -58,6 +60,16 @@ func (i Impact) String() string { return impactNames[i] }
 
 // MarshalText writes the impact's name.
 func (i Impact) MarshalText() ([]byte, error) { return []byte(i.String()), nil }
+
+// UnmarshalText reads the impact's name.
+func (i *Impact) UnmarshalText(text []byte) error {
+	at := slices.Index(impactNames, string(text))
+	if at < 0 {
+		return fmt.Errorf("impact %q is not known", text)
+	}
+	*i = Impact(at)
+	return nil
+}
 
 // ActionState says whether an action may run.
 type ActionState string
