@@ -34,12 +34,14 @@ func Serial(uid string) string {
 	return s[:min(20, len(s))]
 }
 
-// DerivedMAC is the locally administered address of a card that names none.
+// DerivedMAC is the locally administered unicast address of a card that names
+// none. 40 bits of it are the hash: with the 24 that QEMU's 52:54:00 leaves, a
+// few thousand cards on one network would share addresses by chance.
 func DerivedMAC(vmUID, nic string) string {
 	h := sha256.Sum256([]byte(vmUID + "\x00" + nic))
 	const hex = "0123456789abcdef"
-	b := []byte("52:54:00")
-	for _, v := range h[:3] {
+	b := append(make([]byte, 0, 17), "52"...)
+	for _, v := range h[:5] {
 		b = append(b, ':', hex[v>>4], hex[v&15])
 	}
 	return string(b)

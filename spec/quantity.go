@@ -1,7 +1,6 @@
 package spec
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -23,26 +22,38 @@ var sizeUnits = []struct {
 	bytes  Size
 }{{"Ti", TiB}, {"Gi", GiB}, {"Mi", MiB}, {"Ki", KiB}}
 
-// ParseSize reads a whole number with a binary unit, such as 10Gi.
+// likelyUnits are units people write, and the one they may have meant.
+var likelyUnits = map[string]string{
+	"k": "Ki", "K": "Ki", "kB": "Ki", "KB": "Ki", "KiB": "Ki", "ki": "Ki",
+	"m": "Mi", "M": "Mi", "mB": "Mi", "MB": "Mi", "MiB": "Mi", "mi": "Mi", "mb": "Mi",
+	"g": "Gi", "G": "Gi", "gB": "Gi", "GB": "Gi", "GiB": "Gi", "gi": "Gi", "gb": "Gi",
+	"t": "Ti", "T": "Ti", "tB": "Ti", "TB": "Ti", "TiB": "Ti", "ti": "Ti", "tb": "Ti",
+}
+
+// ParseSize reads a whole number with a binary unit, such as 10Gi, or 0.
 func ParseSize(s string) (Size, error) {
-	for _, u := range sizeUnits {
-		digits, ok := strings.CutSuffix(s, u.suffix)
-		if !ok {
-			continue
-		}
-		n, err := strconv.ParseUint(digits, 10, 63)
-		if err != nil || digits[0] == '+' {
-			return 0, fmt.Errorf("%q is not a size (write a whole number with Ki, Mi, Gi or Ti)", s)
-		}
-		if n > uint64(1<<63-1)/uint64(u.bytes) {
-			return 0, fmt.Errorf("size %q is too large", s)
-		}
-		return Size(n) * u.bytes, nil
-	}
 	if s == "0" {
 		return 0, nil
 	}
-	return 0, fmt.Errorf("%q is not a size (write a whole number with Ki, Mi, Gi or Ti)", s)
+	n := len(s) - len(strings.TrimLeft(s, "0123456789"))
+	digits, suffix := s[:n], s[n:]
+	if n == 0 {
+		return 0, &problem{quote(s) + " is not a size", "write a whole number with Ki, Mi, Gi or Ti"}
+	}
+	for _, u := range sizeUnits {
+		if suffix != u.suffix {
+			continue
+		}
+		n, err := strconv.ParseUint(digits, 10, 63)
+		if err != nil || n > uint64(1<<63-1)/uint64(u.bytes) {
+			return 0, &problem{"size " + quote(s) + " is too large", ""}
+		}
+		return Size(n) * u.bytes, nil
+	}
+	if unit := likelyUnits[strings.TrimSpace(suffix)]; unit != "" {
+		return 0, &problem{quote(s) + " is not a size", "did you mean " + digits + unit + "?"}
+	}
+	return 0, &problem{quote(s) + " is not a size", "write a whole number with Ki, Mi, Gi or Ti"}
 }
 
 // String writes the size with the largest unit that divides it.
@@ -101,7 +112,7 @@ func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil
 func (d *Duration) UnmarshalText(b []byte) error {
 	t, err := time.ParseDuration(string(b))
 	if err != nil || t < 0 {
-		return fmt.Errorf("%q is not a duration (write 30s, 5m or 168h)", b)
+		return &problem{quote(string(b)) + " is not a duration", "write a number with a unit, such as 30s, 5m or 168h"}
 	}
 	*d = Duration(t)
 	return nil

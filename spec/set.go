@@ -1,0 +1,343 @@
+package spec
+
+import (
+	"cmp"
+	"reflect"
+	"slices"
+	"sort"
+	"strings"
+)
+
+// Set is the valid tree of one revision. It never changes; Update makes the next one.
+type Set struct {
+	cluster *entry
+	id      string
+	entries []*entry  // by kind in the order of Kinds, then by name
+	objects []*Object // of entries, in their order
+
+	names [7]shards[*entry] // by place in Kinds
+	uids  shards[*entry]
+	files shards[[]*entry]
+}
+
+// entry is an object in a set. Entries are shared between sets.
+type entry struct {
+	src *Object // as it was parsed
+	obj *Object // with identity and the defaults of the cluster
+	def *definition
+	// keys are what must be unique and what is referred to, hashed; see keysOf.
+	keys []uint64
+}
+
+// Build links the objects of a tree: identity, the cluster's defaults,
+// duplicates, references. The objects are Parse's, not another set's; they are
+// not changed. The error is Errors.
+func Build(objects []*Object) (*Set, error) { return Link(objects, nil) }
+
+// Link is Build for a tree whose files have errors: parse is what Parse
+// returned for them (joined in any way), objects everything it could read. The
+// errors of the links are added where they do not merely follow from it.
+func Link(objects []*Object, parse error) (*Set, error) {
+	errs := asErrors(parse)
+	gone := lostObjects(errs)
+
+	s := &Set{entries: make([]*entry, 0, len(objects))}
+	slab := make([]entry, len(objects))
+	for i, o := range objects {
+		src, err := parsed(o)
+		if err != nil {
+			errs = append(errs, asErrors(err)...)
+			continue
+		}
+		slab[i] = entry{src: src, def: definitionOf(src.Kind)}
+		s.entries = append(s.entries, &slab[i])
+	}
+	sortEntries(s.entries)
+	errs = append(errs, s.findCluster()...)
+	if s.cluster == nil {
+		// The links are checked all the same, under no identity.
+		s.cluster = &entry{src: &Object{Kind: KindCluster, Spec: &Cluster{}}, def: definitionOf(KindCluster)}
+		if !gone.any {
+			errs = append(errs, Error{File: ".", Msg: "the tree has no Cluster", Hint: "add a document of kind Cluster"})
+		}
+	}
+	var keys keyring
+	for _, e := range s.entries {
+		s.link(e)
+		keys.add(e)
+	}
+	s.index()
+	errs = append(errs, s.checkLinks(s.entries, gone)...)
+	if err := errs.sorted(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// losses are objects that are in the tree but could not be read: a reference to
+// one of them is not dangling.
+type losses struct {
+	any   bool // of unknown names
+	names map[string]bool
+}
+
+func lostObjects(errs Errors) losses {
+	l := losses{names: make(map[string]bool)}
+	for _, e := range errs {
+		l.any = l.any || e.lost
+		if e.lostName != "" {
+			l.names[e.lostName] = true
+		}
+	}
+	return l
+}
+
+// parsed returns the object itself, or, of one made in a program, what parsing
+// its YAML gives: defaults, canonical values, and the same checks.
+func parsed(o *Object) (*Object, error) {
+	if o.from != nil {
+		return o, nil
+	}
+	file := "(" + string(o.Kind) + " " + o.Meta.Name + ")"
+	data, err := Marshal(o)
+	if err != nil {
+		return nil, Errors{{File: file, Msg: err.Error(), lost: true}}
+	}
+	list, err := Parse(file, data)
+	if err != nil {
+		return nil, err
+	}
+	return list[0], nil
+}
+
+func sortEntries(list []*entry) {
+	slices.SortFunc(list, compareEntries)
+}
+
+func compareEntries(a, b *entry) int {
+	return cmp.Or(
+		cmp.Compare(a.def.order, b.def.order),
+		strings.Compare(a.src.Meta.Name, b.src.Meta.Name),
+		compareOrigins(a.src.from, b.src.from),
+	)
+}
+
+func compareOrigins(a, b *origin) int {
+	return cmp.Or(
+		strings.Compare(a.file, b.file),
+		cmp.Compare(a.line, b.line),
+		cmp.Compare(a.col, b.col),
+	)
+}
+
+// findCluster sets the cluster of sorted entries.
+func (s *Set) findCluster() Errors {
+	var errs Errors
+	for _, e := range s.entries {
+		if e.def.kind != KindCluster {
+			break
+		}
+		if s.cluster == nil {
+			s.cluster = e
+			continue
+		}
+		errs = append(errs, e.fail("metadata.name", 0,
+			"second Cluster "+quote(e.src.Meta.Name)+", the first is at "+s.cluster.src.Pos, "a tree has exactly one"))
+	}
+	if s.cluster == nil {
+		return errs
+	}
+	s.id = s.cluster.src.Spec.(*Cluster).ID
+	if s.id == "" {
+		s.id = s.cluster.src.Meta.OldestName()
+	}
+	return errs
+}
+
+// link gives an entry its identity and the defaults that follow from the cluster.
+func (s *Set) link(e *entry) {
+	o := *e.src
+	o.UID = UID(s.id, o.Kind, o.Meta)
+	switch v := o.Spec.(type) {
+	case *Cluster:
+		c := *v
+		c.ID = s.id
+		o.Spec = &c
+	case *VirtualMachine:
+		vm := *v
+		if vm.CPU.Model == "" {
+			vm.CPU.Model = s.cluster.src.Spec.(*Cluster).Defaults.CPUModel
+		}
+		vm.NICs = slices.Clone(v.NICs)
+		for i := range vm.NICs {
+			if vm.NICs[i].MAC == "" {
+				vm.NICs[i].MAC = DerivedMAC(o.UID, vm.NICs[i].Name)
+			}
+		}
+		o.Spec = &vm
+	}
+	e.obj = &o
+}
+
+// index fills everything that is looked up from sorted entries. Of two objects
+// with one name the first is found.
+func (s *Set) index() {
+	counts := [7]int{}
+	files := make(map[string][]*entry)
+	s.objects = make([]*Object, len(s.entries))
+	for i, e := range s.entries {
+		s.objects[i] = e.obj
+		counts[e.def.order]++
+		files[e.src.from.file] = append(files[e.src.from.file], e)
+	}
+	for i, n := range counts {
+		s.names[i] = newShards[*entry](n)
+	}
+	s.uids = newShards[*entry](len(s.entries))
+	s.files = newShards[[]*entry](len(files))
+	for _, e := range slices.Backward(s.entries) {
+		s.names[e.def.order].put(e.obj.Meta.Name, e)
+		s.uids.put(e.obj.UID, e)
+	}
+	for f, list := range files {
+		s.files.put(f, list)
+	}
+}
+
+// Cluster is the tree's only Cluster.
+func (s *Set) Cluster() *Object { return s.cluster.obj }
+
+// ClusterID is what every UID is derived from: Cluster.spec.id, else the oldest
+// name of the Cluster.
+func (s *Set) ClusterID() string { return s.id }
+
+// Len is the number of objects.
+func (s *Set) Len() int { return len(s.objects) }
+
+// All lists the objects by kind in the order of Kinds, then by name. The list
+// belongs to the set.
+func (s *Set) All() []*Object { return s.objects }
+
+// Of lists the objects of a kind by name. The list belongs to the set.
+func (s *Set) Of(k Kind) []*Object {
+	d := definitionOf(k)
+	if d == nil {
+		return nil
+	}
+	from := sort.Search(len(s.entries), func(i int) bool { return s.entries[i].def.order >= d.order })
+	to := sort.Search(len(s.entries), func(i int) bool { return s.entries[i].def.order > d.order })
+	return s.objects[from:to:to]
+}
+
+// Get returns the object of a kind and name, or nil.
+func (s *Set) Get(k Kind, name string) *Object {
+	if e := s.get(k, name); e != nil {
+		return e.obj
+	}
+	return nil
+}
+
+func (s *Set) get(k Kind, name string) *entry {
+	d := definitionOf(k)
+	if d == nil {
+		return nil
+	}
+	e, _ := s.names[d.order].get(name)
+	return e
+}
+
+// ByUID returns the object with an identity, or nil.
+func (s *Set) ByUID(uid string) *Object {
+	if e, ok := s.uids.get(uid); ok {
+		return e.obj
+	}
+	return nil
+}
+
+// DisksOf lists the disks of a machine in the order of its spec.
+func (s *Set) DisksOf(vm *Object) []*Object {
+	spec, ok := vm.Spec.(*VirtualMachine)
+	if !ok {
+		return nil
+	}
+	list := make([]*Object, 0, len(spec.Disks))
+	for _, d := range spec.Disks {
+		if o := s.Get(KindDisk, d.Disk); o != nil {
+			list = append(list, o)
+		}
+	}
+	return list
+}
+
+// HostOf returns the name of the host that carries an object out: a machine's
+// hypervisor, the storage host of a pool or a disk, a host itself. Every host
+// knows the other kinds: empty.
+func (s *Set) HostOf(o *Object) string {
+	switch v := o.Spec.(type) {
+	case *Host:
+		return o.Meta.Name
+	case *StoragePool:
+		return v.Host
+	case *Disk:
+		if pool := s.Get(KindStoragePool, v.Pool); pool != nil {
+			return pool.Spec.(*StoragePool).Host
+		}
+	case *VirtualMachine:
+		return v.Host
+	}
+	return ""
+}
+
+// fail is an error at a field of the entry's object.
+func (e *entry) fail(path string, at int, msg, hint string) Error {
+	file, line, col := e.src.position(path, at)
+	return Error{File: file, Line: line, Col: col, Msg: msg, Hint: hint}
+}
+
+// position finds a field by its static path, or else what encloses it.
+func (o *Object) position(path string, at int) (file string, line, col int) {
+	if o.from == nil {
+		return "", 0, 0
+	}
+	all := definitionOf(o.Kind).all
+	for path != "" {
+		for _, m := range o.from.marks {
+			if f := all[m.field]; f.path == path && (int(m.entry) == at || !f.inList && f.shape != shapeStrings) {
+				return o.from.file, int(m.line), int(m.col)
+			}
+		}
+		path = path[:max(strings.LastIndexByte(path, '.'), 0)]
+	}
+	return o.from.file, o.from.line, o.from.col
+}
+
+// Position says where a field stands, as a path from Flatten names it; of a
+// field that is not written, where the nearest thing around it stands.
+func (o *Object) Position(path string) (file string, line, col int) {
+	static, at := path, 0
+	if open := strings.IndexByte(path, '['); open >= 0 {
+		if end := strings.IndexByte(path[open:], ']'); end > 0 {
+			name := path[open+1 : open+end]
+			static = path[:open] + "[]" + path[open+end+1:]
+			at = o.entryOf(path[:open], name)
+		}
+	}
+	return o.position(strings.TrimSuffix(static, "[]"), at)
+}
+
+// entryOf is the place of an entry in the list at a path.
+func (o *Object) entryOf(path, name string) int {
+	d := definitionOf(o.Kind)
+	for _, f := range d.spec.fields {
+		if f.path != path || f.shape != shapeList {
+			continue
+		}
+		list := reflect.ValueOf(o.Spec).Elem().Field(f.index)
+		for i := range list.Len() {
+			if list.Index(i).Field(f.key.index).String() == name {
+				return i
+			}
+		}
+	}
+	return 0
+}
