@@ -1,0 +1,201 @@
+package archtest
+
+import (
+	"fmt"
+	"go/ast"
+	"path"
+	"slices"
+	"strings"
+)
+
+// layers of the tree, from the top. A package imports what is below its layer,
+// and its own subtree; so only commands import the agent.
+var layers = [][]string{
+	{"cmd", "internal/bench"},
+	{"agent"},
+	{"api"},
+	{"drivers/kvm", "drivers/iscsi", "gitrepo", "forge", "secret"},
+	{"status", "drift"},
+	{"policy"},
+	{"reconcile"},
+	{"spec"},
+	{"claim"},
+}
+
+// pure packages compute: what they return follows from their arguments.
+var pure = []string{"spec", "reconcile", "policy", "status", "drift", "claim"}
+
+// testOnly packages are for tests and may look at anything.
+var testOnly = []string{"internal/testbed", "internal/testcount", "internal/archtest"}
+
+func layer(pkg string) (name string, rank int, ok bool) {
+	for rank, names := range layers {
+		for _, name := range names {
+			if under(pkg, name) {
+				return name, rank, true
+			}
+		}
+	}
+	return "", 0, false
+}
+
+func within(pkg string, dirs []string) bool {
+	return slices.ContainsFunc(dirs, func(dir string) bool { return under(pkg, dir) })
+}
+
+// checkImports finds imports that do not point downwards. Tests are free.
+func checkImports(tree []source) []string {
+	var found []string
+	for _, s := range tree {
+		if s.test {
+			continue
+		}
+		for _, imported := range s.imports {
+			target, ours := strings.CutPrefix(imported, module+"/")
+			if !ours {
+				continue
+			}
+			if why := forbidden(s.pkg(), target); why != "" {
+				found = append(found, fmt.Sprintf("%s imports %s: %s", s.path, target, why))
+			}
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// forbidden says why package from may not import package to, "" if it may.
+func forbidden(from, to string) string {
+	if within(from, testOnly) {
+		return ""
+	}
+	fromName, fromRank, layered := layer(from)
+	toName, toRank, toLayered := layer(to)
+	switch {
+	case within(to, testOnly) && !under(from, "internal/bench"):
+		return "it is for tests"
+	case !layered && !strings.HasPrefix(from, "internal/") && from != "":
+		return "the importing package has no place among the layers"
+	case !layered && toLayered:
+		return "a package under internal is below all layers"
+	case !toLayered && under(to, "internal"):
+		if within(from, pure) {
+			return "a pure package stands on the standard library"
+		}
+		return ""
+	case !toLayered:
+		return "the imported package has no place among the layers"
+	case fromName == toName:
+		return ""
+	case toRank == fromRank:
+		return "packages of one layer do not know each other"
+	case toRank < fromRank:
+		return "imports point downwards"
+	}
+	return ""
+}
+
+// impure are packages a pure one does not import: I/O, processes, logs, chance.
+var impure = []string{
+	"os", "os/exec", "os/signal", "os/user", "io/ioutil", "log", "log/slog", "log/syslog",
+	"math/rand", "math/rand/v2", "crypto/rand", "syscall", "net", "plugin", "golang.org/x/sys", "golang.org/x/net",
+}
+
+// harmless are packages below those that do none of it.
+var harmless = []string{"net/netip", "net/url"}
+
+// impureFuncs are functions a pure package does not name, by package.
+var impureFuncs = map[string][]string{
+	"time":                   {"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"},
+	"fmt":                    {"Print", "Printf", "Println", "Scan", "Scanf", "Scanln"},
+	"path/filepath":          {"Abs", "EvalSymlinks", "Glob", "Walk", "WalkDir"},
+	"github.com/google/uuid": {"New", "NewString", "NewRandom", "NewUUID", "NewV6", "NewV7"},
+}
+
+func checkPure(tree []source) []string {
+	var found []string
+	for _, s := range tree {
+		if s.test || !within(s.pkg(), pure) {
+			continue
+		}
+		for _, imported := range s.imports {
+			if within(imported, impure) && !slices.Contains(harmless, imported) {
+				found = append(found, fmt.Sprintf("%s imports %s: %s is pure", s.path, imported, s.pkg()))
+			}
+		}
+		for imported, names := range impureFuncs {
+			for _, place := range s.uses(imported, names...) {
+				found = append(found, fmt.Sprintf("%s: %s of its functions is not pure, %s is", place, imported, s.pkg()))
+			}
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// checkPackageComments wants one comment a package, in one file, that starts
+// as go doc shows it.
+func checkPackageComments(tree []source) []string {
+	type comment struct{ path, text string }
+	comments := map[string][]comment{}
+	want := map[string]string{}
+	onlyTests := map[string]bool{}
+	for _, s := range tree {
+		if !s.test {
+			onlyTests[s.dir] = false
+		} else if _, seen := onlyTests[s.dir]; !seen {
+			onlyTests[s.dir] = true
+		}
+	}
+	for _, s := range tree {
+		if s.test && !onlyTests[s.dir] {
+			continue
+		}
+		want[s.dir] = "Package " + strings.TrimSuffix(s.file.Name.Name, "_test") + " "
+		if s.file.Name.Name == "main" {
+			want[s.dir] = "Command " + path.Base(s.dir) + " "
+		}
+		if s.file.Doc != nil {
+			comments[s.dir] = append(comments[s.dir], comment{s.path, s.file.Doc.Text()})
+		}
+	}
+	var found []string
+	for dir, start := range want {
+		switch c := comments[dir]; {
+		case len(c) == 0:
+			found = append(found, fmt.Sprintf("%s has no package comment", dir))
+		case len(c) > 1:
+			found = append(found, fmt.Sprintf("%s has package comments in %s and %s", dir, c[0].path, c[1].path))
+		case !strings.HasPrefix(strings.ReplaceAll(c[0].text, "\n", " "), start):
+			found = append(found, fmt.Sprintf("%s: the package comment does not start with %q", c[0].path, start))
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+const maxLines = 600
+
+func checkLength(tree []source) []string {
+	var found []string
+	for _, s := range tree {
+		if !s.test && s.lines > maxLines && !ast.IsGenerated(s.file) {
+			found = append(found, fmt.Sprintf("%s has %d lines, %d are allowed: it has two jobs", s.path, s.lines, maxLines))
+		}
+	}
+	return found
+}
+
+// checkNoSleep finds tests that wait for time to pass and not for something to
+// happen.
+func checkNoSleep(tree []source) []string {
+	var found []string
+	for _, s := range tree {
+		if s.test {
+			for _, place := range s.uses("time", "Sleep") {
+				found = append(found, place+": time.Sleep in a test; wait for what must happen, with a deadline")
+			}
+		}
+	}
+	return found
+}
