@@ -1,0 +1,274 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"reconciler/internal/durable"
+	"reconciler/policy"
+	"reconciler/reconcile"
+	"reconciler/spec"
+	"reconciler/status"
+)
+
+// Config is what an agent is made of. Host, the directories, Source and the
+// drivers must be given.
+type Config struct {
+	Host     string
+	Repo     string // for people; without credentials
+	Branch   string
+	StateDir string
+	RunDir   string
+
+	Source     Source
+	Hypervisor Hypervisor
+	Storage    Storage
+	// Changed delivers machines whose state changed by itself, by UID.
+	Changed <-chan string
+
+	Interval  time.Duration // between passes; jitter of a tenth is added. Default 1m
+	Heartbeat time.Duration // at most this long without a report. Default 10m
+	Limits    policy.Limits // zero: policy.DefaultLimits
+	StatusRef string        // prefix of the ref that is written; default refs/reconciler/status/
+	// Parallel is how many actions run at a time. Default 4.
+	Parallel int
+	Version  string
+	Log      *slog.Logger
+	Now      func() time.Time // default time.Now
+}
+
+// Agent reconciles one host.
+type Agent struct {
+	cfg    Config
+	log    *slog.Logger
+	store  store
+	bootID string
+	events *journal
+	kick   chan trigger
+
+	// pass is held while the world is observed to be changed, or is changed.
+	pass sync.Mutex
+
+	mu        sync.Mutex // guards what follows
+	mem       memory
+	base      reconcile.Base
+	revisions map[reconcile.Key]string
+	set       *spec.Set // of mem.Good; nil before the first good revision
+	failures  map[reconcile.Key]*failure
+	plan      *reconcile.Plan // of the last pass
+	have      reconcile.State
+	objects   []status.Object
+	host      status.Host
+	published published
+	passes    uint64 // finished
+}
+
+// trigger asks for a pass.
+type trigger struct {
+	fetch bool
+	why   string
+}
+
+// New opens the agent's state. It changes nothing outside its directories.
+func New(cfg Config) (*Agent, error) {
+	if cfg.Interval == 0 {
+		cfg.Interval = time.Minute
+	}
+	if cfg.Heartbeat == 0 {
+		cfg.Heartbeat = 10 * time.Minute
+	}
+	if cfg.Limits == (policy.Limits{}) {
+		cfg.Limits = policy.DefaultLimits
+	}
+	if cfg.StatusRef == "" {
+		cfg.StatusRef = "refs/reconciler/status/"
+	}
+	if cfg.Parallel == 0 {
+		cfg.Parallel = 4
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	dir, err := durable.Open(filepath.Join(cfg.StateDir, "agent"), 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the state directory: %w", err)
+	}
+	a := &Agent{
+		cfg: cfg, log: cfg.Log, store: store{dir}, kick: make(chan trigger, 1),
+		failures: map[reconcile.Key]*failure{}, have: reconcile.NewState(),
+	}
+	if a.bootID, err = bootID(); err != nil {
+		return nil, err
+	}
+	if err := a.store.load(stateFile, &a.mem); err != nil {
+		return nil, err
+	}
+	if a.base, a.revisions, err = a.store.loadBase(); err != nil {
+		return nil, err
+	}
+	if a.mem.Restarts == nil {
+		a.mem.Restarts = map[string]string{}
+	}
+	a.events, err = openJournal(filepath.Join(cfg.StateDir, "agent", "events.jsonl"), cfg.Now)
+	return a, err
+}
+
+// bootID is the kernel's, so that a launch before a reboot is known to be gone.
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b)), err
+}
+
+// boot brings the last good revision into force, without the network.
+func (a *Agent) boot(ctx context.Context) error {
+	if a.mem.Good == "" || a.set != nil {
+		return nil
+	}
+	set, err := a.cfg.Source.Load(ctx, a.mem.Good)
+	if err != nil {
+		return fmt.Errorf("the last good revision %s cannot be read from the cache: %w", a.mem.Good, err)
+	}
+	a.mu.Lock()
+	a.set = set
+	a.mu.Unlock()
+	return nil
+}
+
+// Revised is what a pass found in the repository.
+type refusal struct {
+	reason  string // CamelCase
+	message string
+}
+
+func (r *refusal) Error() string { return r.message }
+
+// advance fetches, and brings the newest revision into force if it may be.
+// Whatever goes wrong, the last good one stays.
+func (a *Agent) advance(ctx context.Context) error {
+	rev, err := a.cfg.Source.Fetch(ctx)
+	if err != nil {
+		return &refusal{"FetchFailed", "fetch: " + err.Error()}
+	}
+	a.mu.Lock()
+	a.mem.LastContact = a.cfg.Now()
+	good, set := a.mem.Good, a.set
+	seen := rev.Hash == a.mem.LastAttempted
+	a.mu.Unlock()
+	if rev.Hash == good && set != nil {
+		return a.settleRevision(rev, set, nil, seen)
+	}
+	next, err := a.examine(ctx, rev.Hash, good)
+	if err == nil {
+		if err = a.cfg.Source.Keep(ctx, rev.Hash); err != nil {
+			err = &refusal{"CacheFailed", "keep the revision in the cache: " + err.Error()}
+		}
+	}
+	return a.settleRevision(rev, next, err, seen)
+}
+
+// settleRevision writes down what became of a revision.
+func (a *Agent) settleRevision(rev Revision, set *spec.Set, err error, seen bool) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before := a.mem.Refused
+	changed := !seen || err == nil && a.mem.Good != rev.Hash
+	a.mem.LastAttempted, a.mem.Refused = rev.Hash, ""
+	if err != nil {
+		a.mem.Refused = err.Error()
+	} else {
+		a.set, a.mem.Good = set, rev.Hash
+		a.mem.Cluster = set.ClusterID()
+		a.mem.IQNBase = set.Cluster().Spec.(*spec.Cluster).IQNBase
+	}
+	if changed || before != a.mem.Refused {
+		if serr := a.store.save(stateFile, a.mem); serr != nil {
+			return errors.Join(err, serr)
+		}
+		if err != nil {
+			a.events.warn("", "RevisionRefused", fmt.Sprintf("%s stays in force, %s is refused: %v", short(a.mem.Good), short(rev.Hash), err))
+		} else {
+			a.events.normal("", "Revision", fmt.Sprintf("%s %s", short(rev.Hash), rev.Subject))
+		}
+	}
+	return err
+}
+
+func short(hash string) string {
+	if hash == "" {
+		return "nothing"
+	}
+	return hash[:min(12, len(hash))]
+}
+
+// examine decides whether a revision may come into force after good.
+func (a *Agent) examine(ctx context.Context, hash, good string) (*spec.Set, error) {
+	if good != "" && !a.accepted(hash) {
+		ok, err := a.cfg.Source.Descends(ctx, good, hash)
+		if err != nil {
+			return nil, &refusal{"HistoryUnreadable", "its history cannot be read: " + err.Error()}
+		}
+		if !ok {
+			return nil, &refusal{"NonFastForward", fmt.Sprintf(
+				"it does not descend from %s: the branch was rewritten or rolled back (reconciler accept %s --reason … if that is meant)", short(good), short(hash))}
+		}
+	}
+	set, err := a.cfg.Source.Load(ctx, hash)
+	if err != nil {
+		return nil, &refusal{"Invalid", "the specs do not load: " + err.Error()}
+	}
+	if len(set.All()) == 0 {
+		return nil, &refusal{"EmptyTree", "the tree declares nothing"}
+	}
+	if err := a.belongs(set); err != nil {
+		return nil, err
+	}
+	return set, nil
+}
+
+// belongs refuses a tree of another cluster, and one without this host.
+func (a *Agent) belongs(set *spec.Set) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if id := set.ClusterID(); a.mem.Cluster != "" && id != a.mem.Cluster {
+		return &refusal{"OtherCluster", fmt.Sprintf(
+			"it declares the cluster id %q, and this host belongs to %q (a renamed Cluster keeps its identity by spec.id or metadata.movedFrom)", id, a.mem.Cluster)}
+	}
+	if base := set.Cluster().Spec.(*spec.Cluster).IQNBase; a.mem.IQNBase != "" && base != a.mem.IQNBase && a.hasDisks() {
+		return &refusal{"IQNBaseChanged", fmt.Sprintf("it changes iqnBase from %s to %s while disks exist", a.mem.IQNBase, base)}
+	}
+	if set.Get(spec.KindHost, a.cfg.Host) == nil {
+		return &refusal{"HostMissing", fmt.Sprintf("Host/%s, which is this host, is not declared", a.cfg.Host)}
+	}
+	return nil
+}
+
+func (a *Agent) hasDisks() bool {
+	for k := range a.base {
+		if k.Kind == spec.KindDisk {
+			return true
+		}
+	}
+	return false
+}
+
+// accepted says whether an operator accepted a revision that is no descendant.
+func (a *Agent) accepted(hash string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, h := range a.mem.Accepted {
+		if h == hash {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,66 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"reconciler/api"
+	"reconciler/claim"
+	"reconciler/reconcile"
+	"reconciler/spec"
+)
+
+// Revision is one commit of the watched repository.
+type Revision struct {
+	Hash    string
+	Subject string
+	Author  string
+	When    time.Time
+}
+
+// Source is the repository.
+type Source interface {
+	// Fetch returns the newest revision of the watched branch.
+	Fetch(ctx context.Context) (Revision, error)
+	// Resolve finds a revision by hash, abbreviation or ref, in the cache first.
+	Resolve(ctx context.Context, rev string) (Revision, error)
+	// Load reads the specs of a revision. Errors of the specs are spec.Errors.
+	Load(ctx context.Context, hash string) (*spec.Set, error)
+	// Descends says whether hash has ancestor among its ancestors, or is it.
+	Descends(ctx context.Context, ancestor, hash string) (bool, error)
+	// Keep makes sure that a revision stays readable without the network.
+	Keep(ctx context.Context, hash string) error
+	// Publish writes files to this host's ref, if they differ from what is there.
+	Publish(ctx context.Context, ref, message string, files map[string][]byte) error
+	// Watch lists local paths whose change means a push; none for a remote repository.
+	Watch() []string
+}
+
+// Driver observes and changes some kinds.
+type Driver interface {
+	Observe(ctx context.Context, want *reconcile.Desired) (reconcile.State, error)
+	Apply(ctx context.Context, a reconcile.Action, in reconcile.Inputs) (reconcile.Outputs, error)
+}
+
+// Hypervisor is the driver of machines.
+type Hypervisor interface {
+	Driver
+	// Console says where the serial console of a machine is.
+	Console(uid string) (socket, log string, err error)
+}
+
+// Storage is the driver of pools, images and disks, and the arbiter of who
+// may write one.
+type Storage interface {
+	Driver
+	Claim(ctx context.Context, disk string, o claim.Owner) (claim.Grant, error)
+	Release(ctx context.Context, disk string, o claim.Owner) error
+	// ImageFile returns the verified file of an image, fetching it if need be.
+	ImageFile(ctx context.Context, image *reconcile.Object, progress func(string, ...any)) (string, error)
+	// Undelete keeps a quarantined disk without a deadline and returns the
+	// document that declares it.
+	Undelete(ctx context.Context, disk string) (yaml string, err error)
+	Access(ctx context.Context, disk string, r api.AccessRequest) (api.Access, error)
+	ListAccess(ctx context.Context) ([]api.Access, error)
+	EndAccess(ctx context.Context, id string) error
+}

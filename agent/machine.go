@@ -1,0 +1,178 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"reconciler/claim"
+	"reconciler/reconcile"
+	"reconciler/spec"
+)
+
+// machine carries out one action on a machine: claims before the driver acts,
+// releases after. Killed at any point, what is left is a claim whose launch is
+// not alive, which the next observation shows.
+func (a *Agent) machine(ctx context.Context, want *reconcile.Desired, act *reconcile.Action, say func(string, ...any)) error {
+	in := reconcile.Inputs{BootID: a.bootID, Progress: say}
+	switch act.Op {
+	case reconcile.OpStop, reconcile.OpDelete:
+		return a.halt(ctx, act, in)
+	case reconcile.OpUpdate:
+		return a.update(ctx, act, in)
+	case reconcile.OpRestart:
+		stop := *act
+		stop.Op = reconcile.OpStop
+		if err := a.halt(ctx, &stop, in); err != nil {
+			return err
+		}
+		start := *act
+		start.Op = reconcile.OpStart
+		return a.launch(ctx, want, &start, in)
+	}
+	if act.Want.Get("spec.powerState") == spec.PowerStopped {
+		_, err := a.cfg.Hypervisor.Apply(ctx, *act, in)
+		return err
+	}
+	if act.Have != nil {
+		switch act.Have.VM.Power {
+		case reconcile.PowerPaused, reconcile.PowerIOError:
+			in.Launch = act.Have.VM.Launch
+			_, err := a.cfg.Hypervisor.Apply(ctx, *act, in)
+			return err
+		case reconcile.PowerEnded, reconcile.PowerStarting:
+			// The process of the launch that ended, or never began, must be gone
+			// before its claims are: it could still write.
+			stop := *act
+			stop.Op = reconcile.OpStop
+			if err := a.halt(ctx, &stop, in); err != nil {
+				return err
+			}
+		}
+	}
+	return a.launch(ctx, want, act, in)
+}
+
+// launch claims every disk for a new launch and starts it.
+func (a *Agent) launch(ctx context.Context, want *reconcile.Desired, act *reconcile.Action, in reconcile.Inputs) error {
+	in.Launch = uuid.NewString()
+	in.Grants, in.Networks, in.Files = map[string]claim.Grant{}, map[string]*spec.Network{}, map[string]string{}
+	owner := a.owner(act.UID, in.Launch)
+	for _, r := range act.Want.Refs {
+		if err := a.provide(ctx, r, owner, &in); err != nil {
+			return errors.Join(err, a.release(ctx, owner, claimed(in)))
+		}
+	}
+	_, err := a.cfg.Hypervisor.Apply(ctx, *act, in)
+	// A failed start may have left a process: the claims are released when the
+	// next observation shows that there is none.
+	return err
+}
+
+func (a *Agent) owner(vm, launch string) claim.Owner {
+	return claim.Owner{Host: a.cfg.Host, BootID: a.bootID, VM: vm, Launch: launch}
+}
+
+func claimed(in reconcile.Inputs) []string {
+	var disks []string
+	for _, g := range in.Grants {
+		disks = append(disks, g.Disk)
+	}
+	return disks
+}
+
+// provide gets what one reference of a machine stands for.
+func (a *Agent) provide(ctx context.Context, r reconcile.Ref, owner claim.Owner, in *reconcile.Inputs) error {
+	switch r.To.Kind {
+	case spec.KindDisk:
+		g, err := a.cfg.Storage.Claim(ctx, r.To.UID, owner)
+		if err != nil {
+			return fmt.Errorf("claim Disk/%s: %w", r.To.Name, err)
+		}
+		in.Grants[entryOf(r.Path)] = g
+	case spec.KindNetwork:
+		in.Networks[entryOf(r.Path)] = r.To.Spec.(*spec.Network)
+	case spec.KindImage:
+		file, err := a.cfg.Storage.ImageFile(ctx, r.To, in.Progress)
+		if err != nil {
+			return fmt.Errorf("Image/%s: %w", r.To.Name, err)
+		}
+		// spec.boot.kernel.image → kernel
+		part := strings.TrimSuffix(strings.TrimPrefix(r.Path, "spec.boot."), ".image")
+		in.Files[part] = file
+	}
+	return nil
+}
+
+// entryOf is the key in a path: spec.disks[root].disk → root.
+func entryOf(path string) string {
+	_, rest, _ := strings.Cut(path, "[")
+	name, _, _ := strings.Cut(rest, "]")
+	return name
+}
+
+// halt stops a machine, or deletes it, and frees its disks.
+func (a *Agent) halt(ctx context.Context, act *reconcile.Action, in reconcile.Inputs) error {
+	in.Force = in.Force || a.forced(act.UID)
+	launch, disks := "", []string(nil)
+	if act.Have != nil && act.Have.VM != nil {
+		launch = act.Have.VM.Launch
+		for _, d := range act.Have.VM.Disks {
+			disks = append(disks, d)
+		}
+	}
+	in.Launch = launch
+	if _, err := a.cfg.Hypervisor.Apply(ctx, *act, in); err != nil {
+		return err
+	}
+	if launch == "" {
+		return nil
+	}
+	return a.release(ctx, a.owner(act.UID, launch), disks)
+}
+
+func (a *Agent) release(ctx context.Context, owner claim.Owner, disks []string) error {
+	var errs []error
+	for _, d := range disks {
+		errs = append(errs, a.cfg.Storage.Release(ctx, d, owner))
+	}
+	return errors.Join(errs...)
+}
+
+// update changes a running machine, or the record of one that is off.
+func (a *Agent) update(ctx context.Context, act *reconcile.Action, in reconcile.Inputs) error {
+	if act.Have.VM.Launch == "" {
+		_, err := a.cfg.Hypervisor.Apply(ctx, *act, in)
+		return err
+	}
+	in.Launch = act.Have.VM.Launch
+	in.Grants, in.Networks, in.Files = map[string]claim.Grant{}, map[string]*spec.Network{}, map[string]string{}
+	owner := a.owner(act.UID, in.Launch)
+	attach, detached := map[string]bool{}, []string(nil)
+	for _, c := range act.Changes {
+		if c.Waits != "" || !strings.HasPrefix(c.Field, "spec.disks[") {
+			continue
+		}
+		name := entryOf(c.Field)
+		if strings.HasSuffix(c.Field, "].disk") {
+			attach[name] = c.To != ""
+			if uid := act.Have.VM.Disks[name]; c.From != "" && uid != "" {
+				detached = append(detached, uid)
+			}
+		}
+	}
+	for _, r := range act.Want.Refs {
+		if r.To.Kind == spec.KindNetwork || r.To.Kind == spec.KindDisk && attach[entryOf(r.Path)] {
+			if err := a.provide(ctx, r, owner, &in); err != nil {
+				return err
+			}
+		}
+	}
+	if _, err := a.cfg.Hypervisor.Apply(ctx, *act, in); err != nil {
+		return err
+	}
+	return a.release(ctx, owner, detached)
+}

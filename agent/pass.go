@@ -1,0 +1,298 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"reconciler/policy"
+	"reconciler/reconcile"
+	"reconciler/spec"
+	"reconciler/status"
+)
+
+// maxRounds bounds one pass: a disk handed from machine to machine takes a
+// round each, and what is not done after this many waits for the next pass.
+const maxRounds = 20
+
+// runPass brings the host to the revision in force: observe, plan, carry out,
+// and again until nothing is ready. The error says why the revision or the
+// observation failed; failing objects are no error.
+func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) (*reconcile.Plan, error) {
+	a.pass.Lock()
+	defer a.pass.Unlock()
+	revErr := a.boot(ctx)
+	if fetch {
+		revErr = a.advance(ctx)
+		if revErr != nil {
+			progress(revErr.Error())
+		}
+	}
+	a.mu.Lock()
+	set := a.set
+	a.mu.Unlock()
+	if set == nil {
+		a.reportRefusal(ctx, revErr)
+		return nil, errors.Join(revErr, errNoRevision)
+	}
+	var plan *reconcile.Plan
+	for round := 1; ; round++ {
+		want := a.desired(set)
+		have, err := a.observe(ctx, want)
+		if err != nil {
+			return plan, errors.Join(revErr, err)
+		}
+		plan = a.decide(want, have, fetch && revErr == nil)
+		if err := a.absorb(plan, have); err != nil {
+			return plan, errors.Join(revErr, err)
+		}
+		a.report(ctx, plan, have, revErr)
+		if plan.Empty() || round == maxRounds || ctx.Err() != nil {
+			break
+		}
+		if round == 1 {
+			progress(plan.Headline())
+		}
+		if err := a.execute(ctx, want, plan, progress); err != nil {
+			return plan, errors.Join(revErr, err)
+		}
+	}
+	a.mu.Lock()
+	a.passes++
+	a.mu.Unlock()
+	return plan, errors.Join(revErr, ctx.Err())
+}
+
+var errNoRevision = errors.New("no revision is in force yet")
+
+// desired is what this host is to be, with what operators asked for.
+func (a *Agent) desired(set *spec.Set) *reconcile.Desired {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	d := reconcile.NewDesired(set, a.cfg.Host, a.mem.Good)
+	for uid, why := range a.mem.Restarts {
+		d.Restart[reconcile.Key{Kind: spec.KindVirtualMachine, UID: uid}] = why
+	}
+	return d
+}
+
+// observe asks both drivers. A driver that fails leaves its kinds incomplete;
+// that is no reason to stop, and nothing is taken for absent.
+func (a *Agent) observe(ctx context.Context, want *reconcile.Desired) (reconcile.State, error) {
+	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
+	defer cancel()
+	type result struct {
+		state reconcile.State
+		err   error
+	}
+	storage := make(chan result, 1)
+	go func() {
+		s, err := a.cfg.Storage.Observe(ctx, want)
+		storage <- result{s, err}
+	}()
+	vms, vmErr := a.cfg.Hypervisor.Observe(ctx, want)
+	disks := <-storage
+	have := reconcile.NewState()
+	if vmErr == nil {
+		have.Merge(vms)
+	}
+	if disks.err == nil {
+		have.Merge(disks.state)
+	}
+	if vmErr != nil && disks.err != nil {
+		return have, fmt.Errorf("observe: %w", errors.Join(vmErr, disks.err))
+	}
+	if err := errors.Join(vmErr, disks.err); err != nil {
+		a.log.Warn("observation incomplete", "error", err)
+	}
+	return have, ctx.Err()
+}
+
+const observeTimeout = time.Minute
+
+// decide makes the plan and lets policy and back-off hold what may not run now.
+func (a *Agent) decide(want *reconcile.Desired, have reconcile.State, contact bool) *reconcile.Plan {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.cfg.Now()
+	plan := reconcile.Diff(want, a.base, have, now)
+	plan.Base = a.mem.LastApplied
+	in := policy.Input{
+		Have: have, Limits: a.cfg.Limits, Ledger: a.mem.Ledger,
+		Suspensions: a.mem.Suspensions, Allowances: a.mem.Allowances, Now: now,
+	}
+	if !contact && now.Sub(a.mem.LastContact) > 2*a.cfg.Interval+time.Minute {
+		in.NoPurge = "nothing is destroyed without contact to the repository"
+	} else if a.mem.Refused != "" {
+		in.NoPurge = "nothing is destroyed while a revision is refused"
+	}
+	for _, s := range a.mem.Suspensions {
+		if s.Active(now) {
+			in.NoPurge = "nothing is destroyed while anything is suspended"
+		}
+	}
+	policy.Apply(&plan, in)
+	for i := range plan.Actions {
+		act := &plan.Actions[i]
+		if f := a.failures[act.Key()]; f != nil && act.State == reconcile.Ready && now.Before(f.next) {
+			act.State = reconcile.Waiting
+			act.Reason = fmt.Sprintf("tries again at %s; %s", f.next.UTC().Format(time.RFC3339), f.message)
+		}
+	}
+	plan.Settle()
+	return &plan
+}
+
+// absorb notes in base what turned out to be as it is wanted, and forgets what
+// is nowhere any more.
+func (a *Agent) absorb(plan *reconcile.Plan, have reconcile.State) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	changed := false
+	listed := make(map[reconcile.Key]bool, len(plan.Actions))
+	for i := range plan.Actions {
+		act := &plan.Actions[i]
+		k := act.Key()
+		listed[k] = true
+		if act.Op != reconcile.OpUnchanged {
+			continue
+		}
+		delete(a.failures, k)
+		if act.Want == nil {
+			continue
+		}
+		if b := a.base[k]; b == nil || !b.Done || b.Attempted != "" || b.Name != act.Name || !sameFields(b.Fields, act.Want.Fields) {
+			a.base.Finish(act)
+			changed = true
+		}
+		if a.revisions[k] == "" || changed {
+			a.revisions[k] = plan.Revision
+		}
+	}
+	for k := range a.base {
+		if !listed[k] && (have.Complete[k.Kind] || !observed(k.Kind)) {
+			delete(a.base, k)
+			delete(a.revisions, k)
+			changed = true
+		}
+	}
+	if plan.Empty() && plan.Count(reconcile.Waiting) == 0 || plan.Empty() && a.settled(plan) {
+		if a.mem.LastApplied != plan.Revision {
+			a.mem.LastApplied = plan.Revision
+			a.events.normal("", "Applied", "revision "+short(plan.Revision)+" is applied: "+plan.Headline())
+			if err := a.store.save(stateFile, a.mem); err != nil {
+				return err
+			}
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return a.store.saveBase(a.base, a.revisions)
+}
+
+// settled says that nothing of the plan is going to run by itself soon: what
+// waits, waits for a person or a guest, not for a retry.
+func (a *Agent) settled(plan *reconcile.Plan) bool {
+	for i := range plan.Actions {
+		if a.failures[plan.Actions[i].Key()] != nil {
+			return false
+		}
+	}
+	return true
+}
+
+func observed(k spec.Kind) bool {
+	switch k {
+	case spec.KindVirtualMachine, spec.KindDisk, spec.KindStoragePool:
+		return true
+	}
+	return false
+}
+
+func sameFields(a, b []reconcile.Field) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// report makes the objects' status, and publishes it where it changed.
+func (a *Agent) report(ctx context.Context, plan *reconcile.Plan, have reconcile.State, revErr error) {
+	a.mu.Lock()
+	now := a.cfg.Now()
+	in := status.Input{
+		Plan: plan, Have: have, Previous: a.objects, Revisions: a.revisions, Now: now,
+		Failed: map[reconcile.Key]string{}, Suspended: map[reconcile.Key]bool{},
+	}
+	for k, f := range a.failures {
+		in.Failed[k] = f.message
+	}
+	for _, s := range a.mem.Suspensions {
+		if s.Active(now) {
+			in.Suspended[s.Key] = true
+			in.Everything = in.Everything || s.Object == ""
+		}
+	}
+	a.plan, a.have = plan, have
+	a.objects = status.Objects(in)
+	a.host = a.hostStatus(plan, revErr, now)
+	a.mu.Unlock()
+	a.publish(ctx)
+}
+
+// reportRefusal is the report of a host that has no revision in force.
+func (a *Agent) reportRefusal(ctx context.Context, err error) {
+	a.mu.Lock()
+	a.host = a.hostStatus(nil, err, a.cfg.Now())
+	a.mu.Unlock()
+	a.publish(ctx)
+}
+
+// hostStatus is the status of the host. a.mu is held.
+func (a *Agent) hostStatus(plan *reconcile.Plan, revErr error, now time.Time) status.Host {
+	h := status.Host{
+		Host: a.cfg.Host, Repo: a.cfg.Repo, Branch: a.cfg.Branch, Version: a.cfg.Version, PID: processID(),
+		LastAttemptedRevision: a.mem.LastAttempted, LastAppliedRevision: a.mem.LastApplied,
+		ObservedAt: now, Suspended: []status.Suspension{},
+	}
+	for _, s := range a.mem.Suspensions {
+		if s.Active(now) {
+			h.Suspended = append(h.Suspended, status.Suspension{Object: s.Object, Reason: s.Reason, By: s.By, Since: s.Since, Until: s.Until})
+		}
+	}
+	ready := status.Condition{Type: status.Ready, Status: status.True, Reason: "Applied"}
+	reconciling := status.Condition{Type: status.Reconciling, Status: status.False, Reason: "Idle"}
+	stalled := status.Condition{Type: status.Stalled, Status: status.False, Reason: "NotStalled"}
+	if plan != nil {
+		h.Summary = status.Summarize(plan)
+		ready.Message = plan.Headline()
+		if n := plan.Count(reconcile.Ready); n > 0 {
+			reconciling.Status, reconciling.Reason, reconciling.Message = status.True, "Progressing", fmt.Sprintf("%d actions", n)
+			ready.Status, ready.Reason = status.False, "Progressing"
+		}
+		if n := len(a.failures); n > 0 {
+			ready.Status, ready.Reason, ready.Message = status.False, "Failing", fmt.Sprintf("%d objects fail", n)
+		}
+	}
+	var r *refusal
+	if errors.As(revErr, &r) {
+		stalled.Status, stalled.Reason, stalled.Message = status.True, r.reason, r.message
+	} else if a.mem.Refused != "" {
+		stalled.Status, stalled.Reason, stalled.Message = status.True, "Refused", a.mem.Refused
+	} else if revErr != nil {
+		stalled.Status, stalled.Reason, stalled.Message = status.True, "Failed", revErr.Error()
+	}
+	if stalled.Status == status.True {
+		ready.Status, ready.Reason, ready.Message = status.False, stalled.Reason, stalled.Message
+	}
+	h.Conditions = []status.Condition{ready, reconciling, stalled}
+	status.Carry(h.Conditions, a.host.Conditions, now)
+	return h
+}

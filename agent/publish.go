@@ -1,0 +1,72 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"os"
+	"time"
+
+	"reconciler/status"
+)
+
+func processID() int { return os.Getpid() }
+
+// published is what the status ref was last known to hold.
+type published struct {
+	digest [sha256.Size]byte
+	at     time.Time
+	failed bool // said once, not with every pass
+}
+
+// publishTimeout bounds the push of a report: the host goes on without it.
+const publishTimeout = 30 * time.Second
+
+// publish writes the status ref when the report differs from the last, and as
+// a heartbeat.
+func (a *Agent) publish(ctx context.Context) {
+	a.mu.Lock()
+	now := a.cfg.Now()
+	host, objects := a.host, a.objects
+	recorded := status.Record(a.cfg.Host, a.mem.Cluster, a.mem.Good, a.have, now)
+	last := a.published
+	a.mu.Unlock()
+
+	timeless, stamped := host, recorded
+	timeless.ObservedAt, stamped.ObservedAt = time.Time{}, time.Time{}
+	digest, err := reportDigest(timeless, objects, stamped)
+	if err == nil && digest == last.digest && now.Sub(last.at) < a.cfg.Heartbeat {
+		return
+	}
+	files, ferr := status.Files(host, objects, recorded)
+	if err == nil {
+		err = ferr
+	}
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+		defer cancel()
+		err = a.cfg.Source.Publish(ctx, a.cfg.StatusRef+a.cfg.Host, "status of "+a.cfg.Host+" at "+short(host.LastAppliedRevision), files)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err != nil {
+		if !last.failed {
+			a.log.Warn("the status could not be written to the repository; tried again with every pass", "error", err)
+			a.events.warn("", "StatusNotWritten", err.Error())
+		}
+		a.published.failed = true
+		return
+	}
+	a.published = published{digest: digest, at: now}
+}
+
+func reportDigest(h status.Host, objects []status.Object, r status.Recorded) ([sha256.Size]byte, error) {
+	files, err := status.Files(h, objects, r)
+	if err != nil {
+		return [sha256.Size]byte{}, err
+	}
+	sum := sha256.New()
+	for _, name := range []string{"state.json", "status.yaml"} {
+		sum.Write(files[name])
+	}
+	return [sha256.Size]byte(sum.Sum(nil)), nil
+}

@@ -1,0 +1,220 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"reconciler/reconcile"
+)
+
+// settle is how long changes of a local repository are gathered before a pass:
+// a push writes several files.
+const settleTime = 20 * time.Millisecond
+
+// Run reconciles until ctx ends. Guests and their disks go on without it.
+func (a *Agent) Run(ctx context.Context) error {
+	release, err := a.lock()
+	if err != nil {
+		return err
+	}
+	defer release()
+	a.log.Info("agent started", "host", a.cfg.Host, "repo", a.cfg.Repo, "branch", a.cfg.Branch, "version", a.cfg.Version)
+	pushed, stop, err := a.watch()
+	if err != nil {
+		return err
+	}
+	defer stop()
+
+	quiet := func(string) {}
+	// Machines come back from the cached revision first: the forge may be one
+	// of them.
+	if a.mem.Good != "" {
+		a.logPass(a.runPass(ctx, false, quiet))
+	}
+	next := trigger{fetch: true, why: "start"}
+	for ctx.Err() == nil {
+		a.log.Debug("pass", "trigger", next.why)
+		a.logPass(a.runPass(ctx, next.fetch, quiet))
+		next = a.wait(ctx, pushed)
+	}
+	a.log.Info("agent stopped; machines and disks go on")
+	return nil
+}
+
+func (a *Agent) logPass(_ *reconcile.Plan, err error) {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return
+	}
+	a.log.Warn("pass", "error", err)
+}
+
+// wait returns what comes first: the interval, a push, an event of a machine,
+// a verb, or the next retry.
+func (a *Agent) wait(ctx context.Context, pushed <-chan struct{}) trigger {
+	interval := a.cfg.Interval + time.Duration(rand.Int64N(int64(a.cfg.Interval)/10+1))
+	tick := time.NewTimer(interval)
+	defer tick.Stop()
+	retry := time.NewTimer(a.nextRetry(interval))
+	defer retry.Stop()
+	select {
+	case <-ctx.Done():
+		return trigger{}
+	case t := <-a.kick:
+		return t
+	case uid := <-a.cfg.Changed:
+		return trigger{why: "machine " + uid + " changed"}
+	case <-pushed:
+		return trigger{fetch: true, why: "push"}
+	case <-retry.C:
+		return trigger{why: "retry"}
+	case <-tick.C:
+		return trigger{fetch: true, why: "interval"}
+	}
+}
+
+// nextRetry is the time until something that waits for a moment may go on.
+func (a *Agent) nextRetry(most time.Duration) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.cfg.Now()
+	for _, f := range a.failures {
+		most = min(most, f.next.Sub(now))
+	}
+	for _, h := range a.have.Objects {
+		if h.VM != nil && h.VM.RetryAt.After(now) {
+			most = min(most, h.VM.RetryAt.Sub(now))
+		}
+		if h.Disk != nil && h.Disk.Quarantined && h.Disk.Until.After(now) {
+			most = min(most, h.Disk.Until.Sub(now))
+		}
+	}
+	return max(most, 50*time.Millisecond)
+}
+
+// watch tells of pushes to a local repository. A directory that is made anew,
+// as `git pack-refs` does, is found again with the interval.
+func (a *Agent) watch() (<-chan struct{}, func(), error) {
+	pushed := make(chan struct{}, 1)
+	paths := a.cfg.Source.Watch()
+	if len(paths) == 0 {
+		return pushed, func() {}, nil
+	}
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, nil, fmt.Errorf("watch the repository: %w", err)
+	}
+	for _, p := range paths {
+		if err := w.Add(p); err != nil && !errors.Is(err, os.ErrNotExist) {
+			_ = w.Close()
+			return nil, nil, fmt.Errorf("watch %s: %w", p, err)
+		}
+	}
+	go func() {
+		var settled <-chan time.Time
+		for {
+			select {
+			case e, ok := <-w.Events:
+				if !ok {
+					return
+				}
+				// Our own status ref is no push: it would wake us for ever.
+				if filepath.Ext(e.Name) != ".lock" && settled == nil {
+					settled = time.After(settleTime)
+				}
+			case err, ok := <-w.Errors:
+				if !ok {
+					return
+				}
+				a.log.Warn("watching the repository", "error", err)
+			case <-settled:
+				settled = nil
+				select {
+				case pushed <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}()
+	return pushed, func() { _ = w.Close() }, nil
+}
+
+// wake asks for a pass soon; it never blocks.
+func (a *Agent) wake(t trigger) {
+	select {
+	case a.kick <- t:
+	default: // one is asked for already; the interval fetches if that one does not
+	}
+}
+
+// ApplyOnce brings the newest revision into force and returns when nothing is
+// ready any more. It is what `apply` does where no daemon runs.
+func (a *Agent) ApplyOnce(ctx context.Context, progress func(string)) (*reconcile.Plan, error) {
+	release, err := a.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	return a.untilDone(ctx, progress)
+}
+
+// untilDone runs passes until nothing is ready and nothing is about to be
+// tried again.
+func (a *Agent) untilDone(ctx context.Context, progress func(string)) (*reconcile.Plan, error) {
+	a.forgiveFailures()
+	for fetch := true; ; fetch = false {
+		plan, err := a.runPass(ctx, fetch, progress)
+		if err != nil {
+			return plan, err
+		}
+		if retry, failed := a.retries(); retry == 0 {
+			return plan, nil
+		} else if failed != "" {
+			return plan, errors.New(failed)
+		} else {
+			select {
+			case <-time.After(retry):
+			case <-ctx.Done():
+				return plan, ctx.Err()
+			}
+		}
+	}
+}
+
+// applyTries is how often `apply` tries an object before it gives up.
+const applyTries = 4
+
+// retries says how long until the next retry, and which object is given up on.
+func (a *Agent) retries() (wait time.Duration, failed string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.cfg.Now()
+	for k, f := range a.failures {
+		if f.count >= applyTries {
+			name := k.UID
+			for i := range a.plan.Actions {
+				if a.plan.Actions[i].Key() == k {
+					name = objectName(&a.plan.Actions[i])
+				}
+			}
+			failed = name + ": " + f.message
+		}
+		if until := max(f.next.Sub(now), time.Millisecond); wait == 0 || until < wait {
+			wait = until
+		}
+	}
+	return wait, failed
+}
+
+// forgiveFailures lets what rests be tried at once: a person asked for it.
+func (a *Agent) forgiveFailures() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.failures)
+}

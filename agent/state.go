@@ -1,0 +1,88 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"reconciler/internal/durable"
+	"reconciler/policy"
+	"reconciler/reconcile"
+)
+
+// memory is what the agent itself must remember over a restart. Losing it
+// loses no machine and no disk: without a base nothing is deleted.
+type memory struct {
+	Cluster       string              `json:"cluster"` // id the host belongs to
+	IQNBase       string              `json:"iqnBase"`
+	Good          string              `json:"good"`          // revision in force
+	LastAttempted string              `json:"lastAttempted"` // newest seen, refused or not
+	LastApplied   string              `json:"lastApplied"`
+	Refused       string              `json:"refused,omitempty"` // why LastAttempted is not in force
+	Accepted      []string            `json:"accepted,omitempty"`
+	Suspensions   []policy.Suspension `json:"suspensions,omitempty"`
+	Allowances    []policy.Allowance  `json:"allowances,omitempty"`
+	Ledger        policy.Ledger       `json:"ledger,omitempty"`
+	Restarts      map[string]string   `json:"restarts,omitempty"` // machine UID: why
+	LastContact   time.Time           `json:"lastContact,omitzero"`
+}
+
+// applied is the form of base on disk.
+type applied struct {
+	Objects []entry `json:"objects"`
+}
+
+type entry struct {
+	*reconcile.Applied
+	Revision string `json:"revision"`
+}
+
+// The two files of the agent.
+const (
+	stateFile = "agent.json"
+	baseFile  = "base.json"
+)
+
+// store keeps the two files, in a directory with space set aside for them.
+type store struct{ *durable.Dir }
+
+func (s store) load(name string, out any) error {
+	err := s.ReadJSON(name, out)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w (move the file away to start without it: nothing is deleted then)", err)
+	}
+	return nil
+}
+
+func (s store) save(name string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return s.Write(name, data)
+}
+
+func (s store) loadBase() (reconcile.Base, map[reconcile.Key]string, error) {
+	var f applied
+	if err := s.load(baseFile, &f); err != nil {
+		return nil, nil, err
+	}
+	base, revisions := make(reconcile.Base, len(f.Objects)), make(map[reconcile.Key]string, len(f.Objects))
+	for _, e := range f.Objects {
+		base[e.Key()], revisions[e.Key()] = e.Applied, e.Revision
+	}
+	return base, revisions, nil
+}
+
+func (s store) saveBase(base reconcile.Base, revisions map[reconcile.Key]string) error {
+	f := applied{Objects: make([]entry, 0, len(base))}
+	for _, k := range reconcile.SortedKeys(base) {
+		f.Objects = append(f.Objects, entry{base[k], revisions[k]})
+	}
+	return s.save("base.json", f)
+}
