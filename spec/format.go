@@ -87,7 +87,7 @@ var formats = compileFormats(map[string]*format{
 	},
 	"url": {
 		pattern: `https?://\S+`, max: 2048, what: "a URL", hint: "write an http or https URL",
-		doc: "http or https URL", check: checkURL,
+		doc: "`http` or `https` URL", check: checkURL,
 	},
 	"sha256": {
 		pattern: `[0-9A-Fa-f]{64}`, max: 64, what: "a SHA-256 sum", hint: "64 hexadecimal digits, as sha256sum prints",

@@ -121,7 +121,7 @@ type PoolTarget struct {
 
 // EmbeddedTarget is the project's own iSCSI target.
 type EmbeddedTarget struct {
-	Portals []string `yaml:"portals" world:"recorded" format:"portal" doc:"ADDRESS:PORT to listen on; nothing else is listened on. Pools of a host may share a portal."`
+	Portals []string `yaml:"portals" world:"recorded" format:"portal" doc:"Where it listens; nothing else is listened on. Pools of a host may share a portal."`
 }
 
 // Image is the content a disk starts from, or a kernel or initrd.
