@@ -39,7 +39,7 @@ var (
 	// ErrTooLarge is a pack, object or file over its limit.
 	ErrTooLarge = odb.ErrTooLarge
 	// ErrRefChanged is a ref somebody else moved while we pushed.
-	ErrRefChanged = errors.New("ref changed meanwhile")
+	ErrRefChanged = wire.ErrStale
 	// ErrForeignTip is a ref whose tip was not written by us.
 	ErrForeignTip = errors.New("tip is not ours")
 	// ErrRejected is a push the server refused by its own rules.

@@ -176,10 +176,8 @@ func (r *Repo) haves() ([]hash, error) {
 func (r *Repo) remoteError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		if cause := context.Cause(ctx); !errors.Is(err, cause) {
-			return fmt.Errorf("%w (%w)", cause, scrub(err))
+			return fmt.Errorf("%w (%w)", cause, err)
 		}
 	}
 	return fmt.Errorf("%s: %w", Redact(r.cfg.URL), err)
 }
-
-func scrub(err error) error { return err }

@@ -135,6 +135,28 @@ func (s *localSession) ref(name string) (h hash, ok bool, err error) {
 	return h, false, fmt.Errorf("%s: symbolic refs nest too deep", name)
 }
 
+func (s *localSession) peeled(name string) (h hash, ok bool, err error) {
+	if h, ok, err = s.ref(name); err != nil || !ok {
+		return h, ok, err
+	}
+	for range 5 {
+		o, err := s.db.NewCursor().Get(h, maxCommit)
+		if err != nil {
+			return h, false, missing(name, h, err)
+		}
+		if o.Type != plumbing.TagObject {
+			return h, true, nil
+		}
+		line, _, _ := strings.Cut(string(o.Data), "\n")
+		target := strings.TrimPrefix(line, "object ")
+		if !plumbing.IsHash(target) {
+			return h, false, fmt.Errorf("%w: malformed tag %s", ErrIncomplete, name)
+		}
+		h = plumbing.NewHash(target)
+	}
+	return h, false, fmt.Errorf("%s: tags nest too deep", name)
+}
+
 func isDirError(err error) bool {
 	return err != nil && (strings.HasSuffix(err.Error(), "is a directory") || strings.HasSuffix(err.Error(), "not a directory"))
 }

@@ -22,6 +22,8 @@ type remote interface {
 type upload interface {
 	// ref looks up a full ref name, or HEAD.
 	ref(name string) (h hash, ok bool, err error)
+	// peeled is ref, and for an annotated tag the commit it points to.
+	peeled(name string) (h hash, ok bool, err error)
 	// fetch stages the objects of want that the cache lacks.
 	fetch(ctx context.Context, db *odb.DB, limits odb.Limits, want hash, haves []hash, have func(hash) bool) (*odb.Staged, error)
 	close()

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"compress/zlib"
+	"crypto/sha1"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -241,4 +243,28 @@ func (p *pack) nameAt(off int64) (Hash, bool) {
 		return Hash{}, false
 	}
 	return Hash(bytes.Clone(p.hashAt(int(p.rev.pos[i])))), true
+}
+
+// Encode makes a pack in memory, for a push of a few objects.
+func Encode(objects []Object) ([]byte, error) {
+	zw, err := newDeflater()
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	b.WriteString("PACK\x00\x00\x00\x02")
+	_ = binary.Write(&b, binary.BigEndian, uint32(len(objects)))
+	for _, o := range objects {
+		b.Write(entryHeader(o.Type, int64(len(o.Data))))
+		zw.Reset(&b)
+		if _, err := zw.Write(o.Data); err != nil {
+			return nil, err
+		}
+		if err := zw.Close(); err != nil {
+			return nil, err
+		}
+	}
+	sum := sha1.Sum(b.Bytes())
+	b.Write(sum[:])
+	return b.Bytes(), nil
 }
