@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,7 +20,7 @@ import (
 // own sources are part of the key as they are.
 const (
 	kernelRecipe = "1"
-	guestRecipe  = "1"
+	guestRecipe  = "2"
 )
 
 // Files are the two that QEMU's -kernel and -initrd take.
@@ -66,8 +67,33 @@ func Ensure(ctx context.Context) (Files, error) {
 		if err != nil {
 			return Files{}, fmt.Errorf("test guest's initramfs: %w", err)
 		}
+		if err := prune(root, guestDir); err != nil {
+			return Files{}, err
+		}
 	}
 	return files, nil
+}
+
+// prune removes guests of earlier sources, but for those that another checkout
+// may still use.
+func prune(root, keep string) error {
+	const unused = 7 * 24 * time.Hour
+	guests, err := filepath.Glob(filepath.Join(root, "guest-*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range guests {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if dir != keep && time.Since(info.ModTime()) > unused {
+			if err := os.RemoveAll(dir); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Export copies the files to dir as k and i.
