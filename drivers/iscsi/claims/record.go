@@ -37,7 +37,11 @@ type Admission struct {
 	LUN        int          `json:"lun"`
 	Since      time.Time    `json:"since"`
 	Until      time.Time    `json:"until,omitzero"` // end of an operator's access
+	By         string       `json:"by,omitempty"`   // who asked for it
 }
+
+// Over says that an operator's access has passed its end.
+func (a Admission) Over(now time.Time) bool { return !a.Until.IsZero() && !now.Before(a.Until) }
 
 // Record is what is known of one disk.
 type Record struct {

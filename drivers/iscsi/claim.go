@@ -1,0 +1,226 @@
+package iscsi
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"reconciler/claim"
+	"reconciler/drivers/iscsi/claims"
+	"reconciler/drivers/iscsi/target"
+	"reconciler/drivers/iscsi/volume"
+	"reconciler/reconcile"
+)
+
+// Claim gives a disk to one launch of a machine. It is idempotent: the owner
+// that has the disk gets the same grant, after any restart. Any other gets a
+// *claim.HeldError until that one is released.
+func (d *Driver) Claim(ctx context.Context, disk string, o claim.Owner) (claim.Grant, error) {
+	if o.VM == "" || o.Launch == "" {
+		return claim.Grant{}, errors.New("a claim needs a machine and its launch")
+	}
+	a, err := d.acquire(ctx, disk, o, grantee{})
+	if err != nil {
+		return claim.Grant{}, err
+	}
+	return grantOf(disk, a), nil
+}
+
+func grantOf(disk string, a claims.Admission) claim.Grant {
+	return claim.Grant{
+		Disk: disk, Epoch: a.Epoch, Portal: a.Portal, Target: a.Target, LUN: a.LUN,
+		Initiator: a.Initiators[0], User: a.User, Password: a.Password,
+	}
+}
+
+// grantee says what an operator's access asks for; zero for a machine.
+type grantee struct {
+	initiators []string
+	readOnly   bool
+	until      time.Time
+	by         string
+}
+
+func (d *Driver) acquire(ctx context.Context, disk string, o claim.Owner, g grantee) (claims.Admission, error) {
+	var none claims.Admission
+	unlock, err := d.locks.lock(ctx, disk)
+	if err != nil {
+		return none, err
+	}
+	defer unlock()
+	at, v, err := d.find(disk)
+	if err != nil {
+		return none, err
+	}
+	if v.Quarantine != nil {
+		return none, fmt.Errorf("disk %s is in quarantine", v.Name)
+	}
+	if len(at.record.Portals) == 0 {
+		return none, fmt.Errorf("pool %s has no portal", at.record.Name)
+	}
+	if err := d.finishReleases(ctx, disk); err != nil {
+		return none, err
+	}
+	secret, err := newSecret()
+	if err != nil {
+		return none, err
+	}
+	a, err := d.claims.Acquire(disk, o, g.readOnly, func(epoch uint64) claims.Admission {
+		n := claims.Admission{
+			Initiators: g.initiators, Until: g.until, By: g.by, Since: d.cfg.Now().UTC(), Password: secret,
+			User:   v.UID[:8] + "-" + strconv.FormatUint(epoch, 10),
+			Portal: at.record.Portals[0], Target: v.Target,
+		}
+		if len(n.Initiators) == 0 {
+			n.Initiators = []string{initiator(&v.Meta, o.Host, epoch)}
+		}
+		return n
+	})
+	if err != nil {
+		return none, err
+	}
+	// The target may know of the export already, and the admission is to be
+	// given back even if it could not be told: it is recorded.
+	return a, d.export(ctx, at, disk)
+}
+
+// initiator names the owner of one epoch, so that a late login of an older one
+// can be told apart, and the host can be read in a list of sessions.
+func initiator(v *volume.Meta, host string, epoch uint64) string {
+	return baseOf(v) + ":" + iqnPart(host) + ":" + v.UID + "." + strconv.FormatUint(epoch, 10)
+}
+
+// newSecret is a CHAP secret of 128 random bits; RFC 7143 §12.1.4 asks for 96.
+func newSecret() (claim.Secret, error) {
+	var b [16]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return claim.Secret{}, err
+	}
+	return claim.NewSecret(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:])), nil
+}
+
+// Release takes a disk from its owner: access is removed and the session
+// drained, then the disk is free. What the owner does not have is released.
+func (d *Driver) Release(ctx context.Context, disk string, o claim.Owner) error {
+	unlock, err := d.locks.lock(ctx, disk)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return d.release(ctx, disk, o)
+}
+
+func (d *Driver) release(ctx context.Context, disk string, o claim.Owner) error {
+	mine, err := d.claims.BeginRelease(disk, o)
+	if err != nil || len(mine) == 0 {
+		return err
+	}
+	var errs []error
+	for _, a := range mine {
+		errs = append(errs, d.fence(ctx, disk, a))
+	}
+	return errors.Join(errs...)
+}
+
+// fence ends an admission that is Releasing. It is free only once the target
+// has said that no command of it can reach the volume any more.
+func (d *Driver) fence(ctx context.Context, disk string, a claims.Admission) error {
+	err := d.admit(ctx, disk, a.Target)
+	if err == nil {
+		err = d.cfg.Target.Fence(ctx, a.Target, a.Epoch)
+	}
+	// What is not exported has no sessions.
+	if err != nil && !errors.Is(err, target.ErrNotFound) {
+		return fmt.Errorf("fence epoch %d of disk %s: %w", a.Epoch, disk, err)
+	}
+	if !a.ReadOnly {
+		d.noteWritten(disk)
+	}
+	return d.claims.Free(disk, a.Epoch)
+}
+
+// noteWritten records when the data was last in use. That its pool is not there
+// now must not keep a claim from being released.
+func (d *Driver) noteWritten(disk string) {
+	at, v, err := d.find(disk)
+	if err == nil {
+		v.Meta.Written = d.cfg.Now().UTC()
+		err = at.pool.Put(v.Meta)
+	}
+	if err != nil {
+		d.log.Warn("cannot note when the disk was last written", "disk", disk, "error", err)
+	}
+}
+
+// finishReleases ends what was interrupted, and accesses that are over.
+func (d *Driver) finishReleases(ctx context.Context, disk string) error {
+	r, err := d.claims.Get(disk)
+	if err != nil {
+		return err
+	}
+	for _, a := range r.Admissions() {
+		over := a.Over(d.cfg.Now())
+		if a.State == claims.Held && !over {
+			continue
+		}
+		if err := d.release(ctx, disk, a.Owner); err != nil {
+			return err
+		}
+		if over {
+			d.log.Info("access is over", "disk", disk, "access", a.Owner.Access, "until", a.Until)
+		}
+	}
+	return nil
+}
+
+// releaseLeaked releases the claims that an action names by their launch.
+func (d *Driver) releaseLeaked(ctx context.Context, a *reconcile.Action) error {
+	for _, c := range a.Changes {
+		if c.Field != "claim" || c.Waits != "" {
+			continue
+		}
+		r, err := d.claims.Get(a.UID)
+		if err != nil {
+			return err
+		}
+		for _, adm := range r.Admissions() {
+			if adm.Owner.VM != "" && adm.Owner.Launch == c.From {
+				if err := d.release(ctx, a.UID, adm.Owner); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// List returns every claim and access, with the sessions that are logged in.
+func (d *Driver) List(ctx context.Context) ([]claim.Claim, error) {
+	served, err := d.served(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []claim.Claim
+	for _, r := range d.claims.List() {
+		list = append(list, claimsOf(r, served)...)
+	}
+	return list, nil
+}
+
+func claimsOf(r claims.Record, served map[string]target.Status) []claim.Claim {
+	var list []claim.Claim
+	for _, a := range r.Admissions() {
+		c := claim.Claim{Disk: r.Disk, Epoch: a.Epoch, Owner: a.Owner}
+		for _, s := range served[a.Target].Sessions {
+			if s.Epoch == a.Epoch {
+				c.Sessions++
+			}
+		}
+		list = append(list, c)
+	}
+	return list
+}

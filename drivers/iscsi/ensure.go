@@ -1,0 +1,222 @@
+package iscsi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"reconciler/drivers/iscsi/claims"
+	"reconciler/drivers/iscsi/target"
+	"reconciler/drivers/iscsi/volume"
+)
+
+// answerTimeout is how long a healthy target may take to say that it is there.
+const answerTimeout = 1500 * time.Millisecond
+
+// Ensure makes the world follow the records, without any plan: the target's
+// process runs and serves what is recorded to those who are recorded; what a
+// crash interrupted is finished or taken back; accesses that are over end;
+// uptime is counted for what is in quarantine. The agent calls it before it
+// observes. What is being changed at the moment is left to who changes it.
+func (d *Driver) Ensure(ctx context.Context) error {
+	var errs []error
+	errs = append(errs, d.cfg.Target.Ensure(ctx))
+	inv, err := d.inventory()
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	for i := range inv.pools {
+		p := &inv.pools[i]
+		if p.err != nil {
+			continue // Observe says so
+		}
+		for j := range p.volumes {
+			errs = append(errs, d.tidy(place{p.record, p.pool}, &p.volumes[j], inv))
+		}
+		errs = append(errs, d.warn(p))
+	}
+	if errs[0] != nil {
+		return errors.Join(errs...)
+	}
+	for _, r := range d.claims.List() {
+		errs = append(errs, d.endDue(ctx, r))
+	}
+	served, err := d.served(ctx)
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	for i := range inv.pools {
+		p := &inv.pools[i]
+		for j := range p.volumes {
+			errs = append(errs, d.repair(ctx, place{p.record, p.pool}, &p.volumes[j], served))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// tidy finishes or takes back what a crash left of a volume, and counts the
+// uptime of a quarantine.
+func (d *Driver) tidy(at place, v *volume.Volume, inv *inventory) error {
+	_, indexed := inv.disks[v.UID]
+	if v.State == volume.Ready && indexed && v.Quarantine == nil {
+		return nil
+	}
+	unlock, free := d.locks.try(v.UID)
+	if !free {
+		return nil
+	}
+	defer unlock()
+	now, err := at.pool.Get(v.UID)
+	if missing(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	switch now.State {
+	case volume.Creating:
+		d.log.Info("removing an unfinished volume", "disk", now.Name, "uid", now.UID)
+		return at.pool.Discard(now.UID)
+	case volume.Purging:
+		return at.pool.Purge(now.Meta, func() error { return d.forget(now.UID) })
+	}
+	if !indexed && !now.Lost {
+		if err := d.index(&now.Meta); err != nil {
+			return err
+		}
+	}
+	if now.Quarantine == nil {
+		return nil
+	}
+	up, err := d.cfg.Uptime()
+	if err != nil {
+		return err
+	}
+	if now.Quarantine.Account(up) {
+		return at.pool.Put(now.Meta)
+	}
+	return nil
+}
+
+// endDue finishes interrupted releases and ends accesses that are over.
+func (d *Driver) endDue(ctx context.Context, r claims.Record) error {
+	due := false
+	for _, a := range r.Admissions() {
+		due = due || a.State == claims.Releasing || a.Over(d.cfg.Now())
+	}
+	if !due {
+		return nil
+	}
+	unlock, free := d.locks.try(r.Disk)
+	if !free {
+		return nil
+	}
+	defer unlock()
+	return d.finishReleases(ctx, r.Disk)
+}
+
+// repair makes the target serve one volume as recorded.
+func (d *Driver) repair(ctx context.Context, at place, v *volume.Volume, served map[string]target.Status) error {
+	if d.asRecorded(at, v, served) {
+		return nil
+	}
+	unlock, free := d.locks.try(v.UID)
+	if !free {
+		return nil
+	}
+	defer unlock()
+	return d.serveOne(ctx, at, v.UID)
+}
+
+func (d *Driver) asRecorded(at place, v *volume.Volume, served map[string]target.Status) bool {
+	s, exported := served[v.Target]
+	switch {
+	case v.State != volume.Ready || v.Lost:
+		return true
+	case v.Quarantine != nil:
+		return !exported
+	}
+	r, err := d.claims.Get(v.UID)
+	return err != nil || exported && upToDate(s, exportOf(at, &v.Meta), accessOf(r))
+}
+
+// serveOne makes the target follow the record of a volume, as it is now.
+func (d *Driver) serveOne(ctx context.Context, at place, disk string) error {
+	v, err := at.pool.Get(disk)
+	switch {
+	case missing(err):
+		return nil
+	case err != nil:
+		return err
+	case v.State != volume.Ready || v.Lost:
+		return nil
+	case v.Quarantine != nil:
+		return d.withdraw(ctx, &v)
+	}
+	return d.export(ctx, at, disk)
+}
+
+// servePool makes the target follow a pool whose portals changed.
+func (d *Driver) servePool(ctx context.Context, uid string) error {
+	at, err := d.placeOf(uid)
+	if err != nil {
+		return err
+	}
+	volumes, _, _, err := at.pool.List()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i := range volumes {
+		unlock, err := d.locks.lock(ctx, volumes[i].UID)
+		if err != nil {
+			return err
+		}
+		errs = append(errs, d.serveOne(ctx, at, volumes[i].UID))
+		unlock()
+	}
+	return errors.Join(errs...)
+}
+
+// thresholds, in percent, at which a pool is spoken of.
+var thresholds = []int{80, 90, 95}
+
+// PoolUse is how full a pool is, in percent of what it may really use: its
+// capacity, or the file system below where that is smaller.
+func PoolUse(capacity, allocated, free int64) int {
+	room := min(capacity, allocated+free)
+	if room <= 0 {
+		return 100
+	}
+	return int(float64(allocated) * 100 / float64(room))
+}
+
+// warn logs when a pool passes a threshold, either way.
+func (d *Driver) warn(p *poolState) error {
+	free, err := p.pool.Free()
+	if err != nil {
+		return err
+	}
+	var allocated int64
+	for i := range p.volumes {
+		allocated += p.volumes[i].Allocated
+	}
+	use, level := PoolUse(p.record.Capacity, allocated, free), 0
+	for _, t := range thresholds {
+		if use >= t {
+			level = t
+		}
+	}
+	d.mu.Lock()
+	before := d.warned[p.record.UID]
+	d.warned[p.record.UID] = level
+	d.mu.Unlock()
+	switch {
+	case level > before:
+		d.log.Warn("pool is filling up", "pool", p.record.Name, "used", fmt.Sprintf("%d%%", use), "allocated", allocated, "free", free)
+	case level < before:
+		d.log.Info("pool has room again", "pool", p.record.Name, "used", fmt.Sprintf("%d%%", use), "allocated", allocated, "free", free)
+	}
+	return nil
+}

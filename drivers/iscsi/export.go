@@ -1,0 +1,127 @@
+package iscsi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"reconciler/drivers/iscsi/claims"
+	"reconciler/drivers/iscsi/target"
+	"reconciler/drivers/iscsi/volume"
+	"reconciler/spec"
+)
+
+// iqn names the target of a disk (RFC 7143 §4.2.7.2): base, cluster, UID.
+func (d *Driver) iqn(cluster, disk string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.iqnBase + ":" + iqnPart(cluster) + ":" + disk
+}
+
+// iqnPart keeps what stringprep for iSCSI names leaves as it is (RFC 3722 §6).
+func iqnPart(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-', r == '.':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r + 'a' - 'A'
+		}
+		return '-'
+	}, s)
+}
+
+// baseOf is the base that the target of a volume was named with.
+func baseOf(v *volume.Meta) string {
+	return strings.TrimSuffix(v.Target, ":"+iqnPart(v.Cluster)+":"+v.UID)
+}
+
+func exportOf(at place, v *volume.Meta) target.Export {
+	return target.Export{
+		IQN: v.Target, Path: at.pool.Path(v.UID), Serial: spec.Serial(v.UID), UID: v.UID, Portals: at.record.Portals,
+	}
+}
+
+// export makes the target serve a volume to those who are recorded to have it,
+// and to nobody else.
+func (d *Driver) export(ctx context.Context, at place, disk string) error {
+	v, err := at.pool.Get(disk)
+	if err != nil {
+		return err
+	}
+	if err := d.cfg.Target.Put(ctx, exportOf(at, &v.Meta)); err != nil {
+		return fmt.Errorf("export disk %s: %w", v.Name, err)
+	}
+	return d.admit(ctx, disk, v.Target)
+}
+
+// admit gives the target the admissions that are held.
+func (d *Driver) admit(ctx context.Context, disk, iqn string) error {
+	r, err := d.claims.Get(disk)
+	if err != nil {
+		return err
+	}
+	if err := d.cfg.Target.SetAccess(ctx, iqn, accessOf(r)); err != nil {
+		return fmt.Errorf("set access to disk %s: %w", disk, err)
+	}
+	return nil
+}
+
+func accessOf(r claims.Record) []target.Access {
+	list := []target.Access{}
+	for _, a := range r.Admissions() {
+		if a.State != claims.Held {
+			continue
+		}
+		kind := "claim"
+		if a.Owner.Access != "" {
+			kind = "access"
+		}
+		owner, _ := json.Marshal(a.Owner) // a struct of strings
+		list = append(list, target.Access{
+			Epoch: a.Epoch, Initiators: a.Initiators, User: a.User, Password: a.Password, ReadOnly: a.ReadOnly,
+			Kind: kind, Owner: string(owner),
+		})
+	}
+	return list
+}
+
+// served lists what the target serves, by IQN.
+func (d *Driver) served(ctx context.Context) (map[string]target.Status, error) {
+	list, err := d.cfg.Target.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ask the target what it serves: %w", err)
+	}
+	m := make(map[string]target.Status, len(list))
+	for _, s := range list {
+		m[s.IQN] = s
+	}
+	return m, nil
+}
+
+func (d *Driver) removeExport(ctx context.Context, iqn string) error {
+	if err := d.cfg.Target.Remove(ctx, iqn); err != nil && !errors.Is(err, target.ErrNotFound) {
+		return fmt.Errorf("remove export %s: %w", iqn, err)
+	}
+	return nil
+}
+
+// upToDate says whether the target serves a volume as it should be.
+func upToDate(s target.Status, e target.Export, want []target.Access) bool {
+	if s.Path != e.Path || s.Serial != e.Serial || s.UID != e.UID || !slices.Equal(s.Portals, e.Portals) {
+		return false
+	}
+	if len(s.Access) != len(want) {
+		return false
+	}
+	for _, w := range want {
+		// An epoch never changes what it says, so its number is enough.
+		if !slices.ContainsFunc(s.Access, func(a target.Access) bool { return a.Epoch == w.Epoch && a.ReadOnly == w.ReadOnly }) {
+			return false
+		}
+	}
+	return true
+}

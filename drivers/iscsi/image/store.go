@@ -1,0 +1,300 @@
+// Package image keeps verified copies of images and writes them to new volumes.
+// What an image says of itself is not trusted: its content is the one the
+// SHA-256 names, its format the one that was stated.
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"reconciler/internal/durable"
+	"reconciler/spec"
+)
+
+// Progress reports how far a long step is.
+type Progress func(format string, args ...any)
+
+// Config is what Open needs. What is zero takes its default.
+type Config struct {
+	Dir      string // holds the copies
+	FileRoot string // file sources are below it
+	Client   *http.Client
+	MaxBytes int64         // of an image's file; 256 GiB
+	Stall    time.Duration // without a byte from the server; 60s
+	Convert  time.Duration // for one run of qemu-img; 1h
+	QemuImg  string        // program; qemu-img
+	// UID and GID run qemu-img, where this process is root; 65534, Debian's
+	// nobody and nogroup.
+	UID, GID uint32
+}
+
+// Store is a directory of images by their SHA-256.
+type Store struct {
+	cfg     Config
+	records *durable.Dir
+	mu      sync.Mutex
+	locks   map[string]chan struct{}
+}
+
+// record says of a copy that it was verified, and how it looked then.
+type record struct {
+	Version int       `json:"version"`
+	SHA256  string    `json:"sha256"`
+	Size    int64     `json:"size"`  // bytes
+	MTime   int64     `json:"mtime"` // nanoseconds since the epoch
+	Source  string    `json:"source"`
+	At      time.Time `json:"at"`
+}
+
+const recordVersion = 1
+
+// Open opens the store, and makes its directory where it is not there.
+func Open(cfg Config) (*Store, error) {
+	if cfg.Client == nil {
+		cfg.Client = &http.Client{CheckRedirect: redirects}
+	}
+	setDefault(&cfg.MaxBytes, 256<<30)
+	setDefault(&cfg.Stall, time.Minute)
+	setDefault(&cfg.Convert, time.Hour)
+	setDefault(&cfg.QemuImg, "qemu-img")
+	setDefault(&cfg.UID, 65534)
+	setDefault(&cfg.GID, 65534)
+	records, err := durable.Open(cfg.Dir, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{cfg: cfg, records: records, locks: map[string]chan struct{}{}}, nil
+}
+
+func setDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// Trace sets a function that is called before each durable step.
+func (s *Store) Trace(step func(op string)) { s.records.Step = step }
+
+func (s *Store) path(sha string) string    { return filepath.Join(s.cfg.Dir, sha) }
+func (s *Store) partial(sha string) string { return filepath.Join(s.cfg.Dir, ".fetch-"+sha) }
+
+func (s *Store) lock(ctx context.Context, sha string) (unlock func(), err error) {
+	for {
+		s.mu.Lock()
+		wait, taken := s.locks[sha]
+		if !taken {
+			done := make(chan struct{})
+			s.locks[sha] = done
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				delete(s.locks, sha)
+				s.mu.Unlock()
+				close(done)
+			}, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Have returns the path of a verified copy, if there is one: a file that looks
+// as it did when it was verified. Copy reads the content again.
+func (s *Store) Have(sha string) (path string, ok bool) {
+	if !validSHA(sha) {
+		return "", false
+	}
+	var r record
+	if err := s.records.ReadJSON(sha+".json", &r); err != nil || r.Version != recordVersion || r.SHA256 != sha {
+		return "", false
+	}
+	st, err := os.Lstat(s.path(sha))
+	if err != nil || !st.Mode().IsRegular() || st.Size() != r.Size || st.ModTime().UnixNano() != r.MTime {
+		return "", false
+	}
+	return s.path(sha), true
+}
+
+// Ensure returns the path of a verified copy of an image, and gets it from its
+// source if there is none. What an interrupted attempt got is used.
+func (s *Store) Ensure(ctx context.Context, img *spec.Image, progress Progress) (string, error) {
+	sha := img.SHA256
+	if !validSHA(sha) {
+		return "", fmt.Errorf("sha256 %q is not 64 hex digits", sha)
+	}
+	unlock, err := s.lock(ctx, sha)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if path, ok := s.Have(sha); ok {
+		return path, nil
+	}
+	var source string
+	switch {
+	case img.Source.HTTP != nil:
+		source = img.Source.HTTP.URL
+		err = s.download(ctx, source, sha, progress)
+	case img.Source.File != nil:
+		source = img.Source.File.Path
+		err = s.copyIn(ctx, source, sha, progress)
+	default:
+		err = errors.New("the image has no source")
+	}
+	if err != nil {
+		return "", err
+	}
+	return s.path(sha), s.accept(sha, source)
+}
+
+// accept gives the verified partial file its name. The record is written last:
+// without it the file does not count.
+func (s *Store) accept(sha, source string) error {
+	f, err := os.OpenFile(s.partial(sha), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(f.Chmod(0o444), f.Sync())
+	st, serr := f.Stat()
+	if err = errors.Join(err, serr, f.Close()); err != nil {
+		return err
+	}
+	if err := s.records.Rename(filepath.Base(s.partial(sha)), sha); err != nil {
+		return err
+	}
+	return s.records.WriteJSON(sha+".json", record{
+		Version: recordVersion, SHA256: sha, Size: st.Size(), MTime: st.ModTime().UnixNano(), Source: source, At: time.Now().UTC(),
+	})
+}
+
+// Drop removes a copy and what is left of attempts to get it.
+func (s *Store) Drop(sha string) error {
+	if !validSHA(sha) {
+		return nil
+	}
+	for _, name := range []string{sha + ".json", sha, filepath.Base(s.partial(sha))} {
+		if err := s.records.Remove(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func validSHA(s string) bool {
+	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// MismatchError says that content is not what the spec names.
+type MismatchError struct{ Want, Got string }
+
+func (e *MismatchError) Error() string {
+	return fmt.Sprintf("its content has sha256 %s, the spec says %s", e.Got, e.Want)
+}
+
+// verify hashes a file from its beginning.
+func verify(ctx context.Context, f io.ReaderAt, sha string) error {
+	h := sha256.New()
+	if _, err := io.Copy(h, &ctxReader{ctx, io.NewSectionReader(f, 0, 1<<62)}); err != nil {
+		return err
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != sha {
+		return &MismatchError{sha, got}
+	}
+	return nil
+}
+
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r *ctxReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
+}
+
+// copyIn copies a file of the image directory, so that it cannot change after
+// it was verified.
+func (s *Store) copyIn(ctx context.Context, path, sha string, progress Progress) (err error) {
+	src, err := s.openSource(path)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	st, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	if st.Size() > s.cfg.MaxBytes {
+		return fmt.Errorf("%s has %d bytes, more than the %d allowed", path, st.Size(), s.cfg.MaxBytes)
+	}
+	dst, err := os.OpenFile(s.partial(sha), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, dst.Close())
+		if err != nil {
+			err = errors.Join(err, removeIfThere(s.partial(sha)))
+		}
+	}()
+	progress("copying %s", path)
+	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) != nil {
+		if _, err := io.Copy(dst, &ctxReader{ctx, io.LimitReader(src, s.cfg.MaxBytes)}); err != nil {
+			return err
+		}
+	}
+	return verify(ctx, dst, sha)
+}
+
+// openSource opens a file below the image directory. No link leads out of it,
+// also not one that is put there at this moment.
+func (s *Store) openSource(path string) (*os.File, error) {
+	if s.cfg.FileRoot == "" {
+		return nil, errors.New("this host has no image directory")
+	}
+	root, err := os.Open(s.cfg.FileRoot)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
+		Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, &fs.PathError{Op: "open below the image directory", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		f.Close()
+		return nil, errors.Join(fmt.Errorf("%s is not a regular file", path), err)
+	}
+	return f, nil
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

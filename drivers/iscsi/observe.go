@@ -1,0 +1,285 @@
+package iscsi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+
+	"reconciler/drivers/iscsi/target"
+	"reconciler/drivers/iscsi/volume"
+	"reconciler/reconcile"
+	"reconciler/spec"
+)
+
+// inventory is everything the records and the pools say.
+type inventory struct {
+	pools []poolState
+	// broken are records of pools that cannot be read, by UID.
+	broken map[string]error
+	disks  map[string]diskRecord
+	// unread are records of disks that cannot be read, by UID.
+	unread map[string]error
+}
+
+type poolState struct {
+	record  *poolRecord
+	pool    *volume.Pool // nil if err is set
+	err     error        // why it could not be read
+	volumes []volume.Volume
+	strays  []volume.Stray
+	broken  map[string]error // volumes whose record cannot be read, by UID
+}
+
+func (d *Driver) inventory() (*inventory, error) {
+	inv := &inventory{broken: map[string]error{}, disks: map[string]diskRecord{}, unread: map[string]error{}}
+	uids, err := d.pools.Names(".json")
+	if err != nil {
+		return nil, err
+	}
+	for _, uid := range uids {
+		r, err := d.poolRecord(uid)
+		if missing(err) {
+			continue
+		}
+		if err != nil {
+			inv.broken[uid] = err
+			continue
+		}
+		p := poolState{record: r}
+		if p.pool, p.err = d.openPool(r); p.err == nil {
+			p.volumes, p.strays, p.broken, p.err = p.pool.List()
+		}
+		inv.pools = append(inv.pools, p)
+	}
+	// The index is read after the pools: a volume that was purged in between is
+	// then in neither.
+	uids, err = d.disks.Names(".json")
+	if err != nil {
+		return nil, err
+	}
+	for _, uid := range uids {
+		var r diskRecord
+		switch err := d.disks.ReadJSON(uid+".json", &r); {
+		case missing(err):
+		case err != nil:
+			inv.unread[uid] = err
+		default:
+			inv.disks[uid] = r
+		}
+	}
+	return inv, nil
+}
+
+// Observe reads what is there. It changes nothing.
+func (d *Driver) Observe(ctx context.Context, want *reconcile.Desired) (reconcile.State, error) {
+	d.mu.Lock()
+	d.cluster, d.iqnBase = want.Cluster, want.IQNBase
+	d.mu.Unlock()
+	s := reconcile.NewState()
+	inv, err := d.inventory()
+	if err != nil {
+		return s, fmt.Errorf("read the storage records: %w", err)
+	}
+	served, targetErr := d.served(ctx)
+	up, err := d.cfg.Uptime()
+	if err != nil {
+		return s, err
+	}
+	o := observation{d: d, want: want, state: &s, inv: inv, served: served, targetErr: targetErr, up: up, exports: map[string]bool{}}
+	for i := range inv.pools {
+		o.pool(&inv.pools[i])
+	}
+	for uid, err := range inv.broken {
+		s.Unknown[reconcile.Key{Kind: spec.KindStoragePool, UID: uid}] = err.Error()
+	}
+	o.indexed()
+	o.wanted()
+	o.targets()
+	if err := d.observeImages(&s); err != nil {
+		return s, err
+	}
+	// Absence is known of what is neither in the index nor in a pool: the index
+	// has every volume that was ever Ready, also those of a pool that is not mounted.
+	s.Complete[spec.KindStoragePool] = true
+	s.Complete[spec.KindDisk] = len(inv.broken) == 0
+	s.Complete[spec.KindImage] = true
+	sort.Slice(s.Unmanaged, func(i, j int) bool { return s.Unmanaged[i].Name < s.Unmanaged[j].Name })
+	return s, nil
+}
+
+type observation struct {
+	d         *Driver
+	want      *reconcile.Desired
+	state     *reconcile.State
+	inv       *inventory
+	served    map[string]target.Status
+	targetErr error
+	up        volume.Uptime
+	exports   map[string]bool // IQNs that are ours
+}
+
+func (o *observation) unknown(kind spec.Kind, uid, format string, args ...any) {
+	k := reconcile.Key{Kind: kind, UID: uid}
+	if _, ok := o.state.Unknown[k]; !ok {
+		o.state.Unknown[k] = fmt.Sprintf(format, args...)
+	}
+}
+
+func (o *observation) pool(p *poolState) {
+	r := p.record
+	if p.err != nil {
+		o.unknown(spec.KindStoragePool, r.UID, "%v", p.err)
+		return
+	}
+	live := &reconcile.LivePool{}
+	for i := range p.volumes {
+		v := &p.volumes[i]
+		live.Provisioned += provisioned(v)
+		live.Allocated += v.Allocated
+		if v.Quarantine != nil {
+			live.Quarantined += provisioned(v)
+		}
+		o.disk(p, v)
+	}
+	for uid, err := range p.broken {
+		o.unknown(spec.KindDisk, uid, "%v", err)
+	}
+	for _, stray := range p.strays {
+		o.state.Unmanaged = append(o.state.Unmanaged, reconcile.Unmanaged{Kind: "Volume", Name: stray.Path, Reason: stray.Reason})
+	}
+	var err error
+	if live.Free, err = p.pool.Free(); err != nil {
+		o.unknown(spec.KindStoragePool, r.UID, "%v", err)
+		return
+	}
+	l := &reconcile.Live{Pool: live}
+	l.Kind, l.Name, l.UID, l.Incarnation, l.Fields = spec.KindStoragePool, r.Name, r.UID, r.Incarnation, r.Fields
+	o.state.Objects[l.Key()] = l
+}
+
+func (o *observation) disk(p *poolState, v *volume.Volume) {
+	d := o.d
+	o.exports[v.Target] = true
+	d.mu.Lock()
+	busy := d.busy[v.UID]
+	d.mu.Unlock()
+	switch {
+	case busy != "":
+		o.unknown(spec.KindDisk, v.UID, "%s", busy)
+		return
+	case v.State != volume.Ready:
+		// What a crash left, and Ensure removes: nobody ever had it.
+		return
+	case v.Lost:
+		o.unknown(spec.KindDisk, v.UID, "%v", lost(v.UID, p.pool))
+		return
+	case o.targetErr != nil:
+		o.unknown(spec.KindDisk, v.UID, "%v", o.targetErr)
+		return
+	}
+	rec, err := d.claims.Get(v.UID)
+	if err != nil {
+		o.unknown(spec.KindDisk, v.UID, "%v", err)
+		return
+	}
+	ld := &reconcile.LiveDisk{
+		Volume: v.Size, LUN: o.served[v.Target].Size, Allocated: v.Allocated, Written: v.Written,
+		Claims: claimsOf(rec, o.served),
+	}
+	if !rec.Idle() {
+		ld.Written = d.cfg.Now().UTC()
+	}
+	if q := v.Quarantine; q != nil {
+		ld.Quarantined, ld.Until, ld.Elapsed = true, q.Until, q.Elapsed(d.cfg.Now(), o.up)
+	}
+	l := &reconcile.Live{Disk: ld}
+	l.Kind, l.Name, l.UID, l.Incarnation = spec.KindDisk, v.Name, v.UID, v.Incarnation
+	l.Fields = slices.Clone(v.Fields)
+	size := ld.Volume
+	if ld.LUN != 0 {
+		size = min(size, ld.LUN)
+	}
+	for i := range l.Fields {
+		if l.Fields[i].Path == "spec.size" {
+			l.Fields[i].Value = spec.Size(size).String()
+		}
+	}
+	o.state.Objects[l.Key()] = l
+}
+
+// indexed finds the volumes that must be there and are not.
+func (o *observation) indexed() {
+	pools := map[string]*poolState{}
+	for i := range o.inv.pools {
+		pools[o.inv.pools[i].record.UID] = &o.inv.pools[i]
+	}
+	for uid, r := range o.inv.disks {
+		o.exports[r.Target] = true
+		k := reconcile.Key{Kind: spec.KindDisk, UID: uid}
+		if _, ok := o.state.Objects[k]; ok {
+			continue
+		}
+		p := pools[r.Pool]
+		switch {
+		case p == nil:
+			o.unknown(spec.KindDisk, uid, "its pool %s has no record that can be read", r.Pool)
+		case p.err != nil:
+			o.unknown(spec.KindDisk, uid, "%v", p.err)
+		default:
+			o.unknown(spec.KindDisk, uid, "%v", lost(uid, p.pool))
+		}
+	}
+	for uid, err := range o.inv.unread {
+		o.unknown(spec.KindDisk, uid, "%v", err)
+	}
+}
+
+// wanted marks disks of which nothing can be said because their pool could not
+// be read.
+func (o *observation) wanted() {
+	for k, w := range o.want.Objects {
+		if k.Kind != spec.KindDisk {
+			continue
+		}
+		pool := refer(w, "spec.pool")
+		if pool == nil {
+			continue
+		}
+		if why, ok := o.state.Unknown[reconcile.Key{Kind: spec.KindStoragePool, UID: pool.UID}]; ok {
+			o.unknown(spec.KindDisk, k.UID, "%s", why)
+		}
+	}
+}
+
+// targets reports exports that no record of ours speaks of.
+func (o *observation) targets() {
+	for iqn, s := range o.served {
+		if !o.exports[iqn] {
+			o.state.Unmanaged = append(o.state.Unmanaged, reconcile.Unmanaged{Kind: "Target", Name: iqn, Reason: "exports " + s.Path + ", which is no volume of ours"})
+		}
+	}
+}
+
+// Answers asks the target that it serves these disks now. A target that says
+// nothing is not waited for longer than answerTimeout.
+func (d *Driver) Answers(ctx context.Context, disks []string) error {
+	iqns := make([]string, 0, len(disks))
+	for _, uid := range disks {
+		var r diskRecord
+		if err := d.disks.ReadJSON(uid+".json", &r); err != nil {
+			if missing(err) {
+				err = errors.New("there is no volume of it")
+			}
+			return fmt.Errorf("disk %s: %w", uid, err)
+		}
+		iqns = append(iqns, r.Target)
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	if err := d.cfg.Target.Ping(ctx, iqns); err != nil {
+		return fmt.Errorf("the target does not answer: %w", err)
+	}
+	return nil
+}
