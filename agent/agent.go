@@ -51,7 +51,7 @@ type Agent struct {
 	store  store
 	bootID string
 	events *journal
-	kick   chan trigger
+	kick   chan struct{} // somebody asked for a pass: pending
 
 	// pass is held while the world is observed to be changed, or is changed.
 	pass sync.Mutex
@@ -67,7 +67,7 @@ type Agent struct {
 	objects   []status.Object
 	host      status.Host
 	published published
-	passes    uint64 // finished
+	pending   trigger
 }
 
 // trigger asks for a pass.
@@ -104,7 +104,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("open the state directory: %w", err)
 	}
 	a := &Agent{
-		cfg: cfg, log: cfg.Log, store: store{dir}, kick: make(chan trigger, 1),
+		cfg: cfg, log: cfg.Log, store: store{dir}, kick: make(chan struct{}, 1),
 		failures: map[reconcile.Key]*failure{}, have: reconcile.NewState(),
 	}
 	if a.bootID, err = bootID(); err != nil {
@@ -144,7 +144,7 @@ func (a *Agent) boot(ctx context.Context) error {
 	return nil
 }
 
-// Revised is what a pass found in the repository.
+// refusal is why the newest revision is not in force.
 type refusal struct {
 	reason  string // CamelCase
 	message string

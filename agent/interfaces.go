@@ -2,21 +2,16 @@ package agent
 
 import (
 	"context"
-	"time"
 
 	"reconciler/api"
 	"reconciler/claim"
+	"reconciler/gitrepo"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
 
 // Revision is one commit of the watched repository.
-type Revision struct {
-	Hash    string
-	Subject string
-	Author  string
-	When    time.Time
-}
+type Revision = gitrepo.Commit
 
 // Source is the repository.
 type Source interface {

@@ -66,8 +66,10 @@ func (j *journal) trim() {
 	}
 }
 
-func (j *journal) normal(object, reason, message string) { j.add("Normal", object, reason, message, "") }
-func (j *journal) warn(object, reason, message string)   { j.add("Warning", object, reason, message, "") }
+func (j *journal) normal(object, reason, message string) {
+	j.add("Normal", object, reason, message, "")
+}
+func (j *journal) warn(object, reason, message string) { j.add("Warning", object, reason, message, "") }
 func (j *journal) audit(object, reason, message, by string) {
 	j.add("Audit", object, reason, message, by)
 }

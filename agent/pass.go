@@ -58,9 +58,6 @@ func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) 
 			return plan, errors.Join(revErr, err)
 		}
 	}
-	a.mu.Lock()
-	a.passes++
-	a.mu.Unlock()
 	return plan, errors.Join(revErr, ctx.Err())
 }
 

@@ -66,8 +66,8 @@ func (a *Agent) wait(ctx context.Context, pushed <-chan struct{}) trigger {
 	select {
 	case <-ctx.Done():
 		return trigger{}
-	case t := <-a.kick:
-		return t
+	case <-a.kick:
+		return a.asked()
 	case uid := <-a.cfg.Changed:
 		return trigger{why: "machine " + uid + " changed"}
 	case <-pushed:
@@ -145,12 +145,23 @@ func (a *Agent) watch() (<-chan struct{}, func(), error) {
 	return pushed, func() { _ = w.Close() }, nil
 }
 
-// wake asks for a pass soon; it never blocks.
+// wake asks for a pass soon; it never blocks. Two requests become one.
 func (a *Agent) wake(t trigger) {
+	a.mu.Lock()
+	a.pending = trigger{fetch: a.pending.fetch || t.fetch, why: t.why}
+	a.mu.Unlock()
 	select {
-	case a.kick <- t:
-	default: // one is asked for already; the interval fetches if that one does not
+	case a.kick <- struct{}{}:
+	default:
 	}
+}
+
+func (a *Agent) asked() trigger {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t := a.pending
+	a.pending = trigger{}
+	return t
 }
 
 // ApplyOnce brings the newest revision into force and returns when nothing is

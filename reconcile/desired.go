@@ -33,7 +33,7 @@ func NewDesired(set *spec.Set, host, revision string) *Desired {
 		Restart:   map[Key]string{},
 	}
 	for _, o := range set.All() {
-		if at := placed(set, o); at != "" && at != host {
+		if at := set.HostOf(o); at != "" && at != host {
 			d.Elsewhere[Key{o.Kind, o.UID}] = at
 			continue
 		}
@@ -46,21 +46,6 @@ func NewDesired(set *spec.Set, host, revision string) *Desired {
 		}
 	}
 	return d
-}
-
-// placed returns the host that carries an object out; empty means every host.
-func placed(set *spec.Set, o *spec.Object) string {
-	switch s := o.Spec.(type) {
-	case *spec.Host:
-		return o.Meta.Name
-	case *spec.VirtualMachine:
-		return s.Host
-	case *spec.StoragePool:
-		return s.Host
-	case *spec.Disk:
-		return set.Get(spec.KindStoragePool, s.Pool).Spec.(*spec.StoragePool).Host
-	}
-	return ""
 }
 
 func newObject(o *spec.Object) *Object {

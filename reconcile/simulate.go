@@ -160,3 +160,14 @@ func (a *Action) inForce(old *Applied) []Field {
 	kept.Have = &Live{Object: old.Object}
 	return kept.Reached()
 }
+
+// BaseOf is the base after all of a revision was applied.
+func BaseOf(d *Desired) Base {
+	base := make(Base, len(d.Objects))
+	for k, w := range d.Objects {
+		o := *w
+		o.Spec, o.Refs = nil, nil
+		base[k] = &Applied{Object: o, Done: true}
+	}
+	return base
+}

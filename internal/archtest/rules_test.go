@@ -14,6 +14,7 @@ var layers = [][]string{
 	{"cmd", "internal/bench"},
 	{"agent"},
 	{"api"},
+	{"revision"},
 	{"drivers/kvm", "drivers/iscsi", "gitrepo", "forge", "secret"},
 	{"status", "drift"},
 	{"policy"},

@@ -1,0 +1,387 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"reconciler/api"
+	"reconciler/policy"
+	"reconciler/reconcile"
+	"reconciler/spec"
+	"reconciler/status"
+)
+
+var _ api.Agent = (*Agent)(nil)
+
+// Status is the state as of the last pass.
+func (a *Agent) Status(context.Context) (api.Status, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h := a.host
+	if h.Host == "" {
+		h = a.hostStatus(nil, nil, a.cfg.Now())
+	}
+	return h, nil
+}
+
+// Objects are the objects as of the last pass.
+func (a *Agent) Objects(context.Context) ([]api.Object, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.objects), nil
+}
+
+// Reconcile asks for a pass over the newest revision.
+func (a *Agent) Reconcile(ctx context.Context, r api.ReconcileRequest, progress func(string)) (*reconcile.Plan, error) {
+	if r.Wait {
+		return a.untilDone(ctx, progress)
+	}
+	a.forgiveFailures()
+	a.wake(trigger{fetch: true, why: "asked for"})
+	return nil, nil
+}
+
+// Events are the journal's.
+func (a *Agent) Events(ctx context.Context, after uint64, follow bool) ([]api.Event, error) {
+	return a.events.after(ctx, after, follow)
+}
+
+// remember changes what the agent must remember, and saves it.
+func (a *Agent) remember(change func(*memory)) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	change(&a.mem)
+	return a.store.save(stateFile, a.mem)
+}
+
+// find looks an object up by kind and name, in the tree or among what is here.
+func (a *Agent) find(kind spec.Kind, name string) (reconcile.Key, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var found []reconcile.Key
+	for i := range a.objects {
+		if o := &a.objects[i]; o.Kind == kind && (o.Name == name || o.UID == name) {
+			found = append(found, reconcile.Key{Kind: o.Kind, UID: o.UID})
+		}
+	}
+	switch len(found) {
+	case 0:
+		return reconcile.Key{}, api.Errorf(api.NotFound, "%s/%s is not known on this host", kind, name)
+	case 1:
+		return found[0], nil
+	}
+	return reconcile.Key{}, api.Errorf(api.Invalid, "%d objects are called %s/%s; use the UID", len(found), kind, name)
+}
+
+// key parses KIND/NAME.
+func (a *Agent) key(object string) (reconcile.Key, error) {
+	kind, name, ok := strings.Cut(object, "/")
+	if !ok {
+		return reconcile.Key{}, api.Errorf(api.Invalid, "%q is not KIND/NAME", object)
+	}
+	return a.find(spec.Kind(kind), name)
+}
+
+// Suspend stops the agent from acting on an object, or on everything.
+func (a *Agent) Suspend(_ context.Context, r api.SuspendRequest) error {
+	if r.Reason == "" {
+		return api.Errorf(api.Invalid, "a suspension needs a reason")
+	}
+	var k reconcile.Key
+	if r.Object != "" {
+		var err error
+		if k, err = a.key(r.Object); err != nil {
+			return err
+		}
+	}
+	now := a.cfg.Now()
+	if !r.Until.IsZero() && !r.Until.After(now) {
+		return api.Errorf(api.Invalid, "until %s is in the past", r.Until.Format(time.RFC3339))
+	}
+	err := a.remember(func(m *memory) {
+		m.Suspensions = slices.DeleteFunc(m.Suspensions, func(s policy.Suspension) bool { return s.Key == k || !s.Active(now) })
+		m.Suspensions = append(m.Suspensions, policy.Suspension{Key: k, Object: r.Object, Reason: r.Reason, By: r.Caller.Name, Since: now, Until: r.Until})
+	})
+	a.audit(r.Object, "Suspended", r.Reason, r.Caller, err)
+	return err
+}
+
+// Resume ends a suspension; without an object, all of them.
+func (a *Agent) Resume(_ context.Context, r api.ResumeRequest) error {
+	n := 0
+	err := a.remember(func(m *memory) {
+		m.Suspensions = slices.DeleteFunc(m.Suspensions, func(s policy.Suspension) bool {
+			gone := r.Object == "" || s.Object == r.Object
+			if gone {
+				n++
+			}
+			return gone
+		})
+	})
+	if err == nil && n == 0 {
+		return api.Errorf(api.NotFound, "nothing is suspended under that name")
+	}
+	a.audit(r.Object, "Resumed", "", r.Caller, err)
+	a.wake(trigger{why: "resumed"})
+	return err
+}
+
+// Allow releases held actions for a while.
+func (a *Agent) Allow(_ context.Context, r api.AllowRequest) error {
+	switch {
+	case r.Reason == "":
+		return api.Errorf(api.Invalid, "an allowance needs a reason")
+	case r.For <= 0 || r.For > 7*24*time.Hour:
+		return api.Errorf(api.Invalid, "an allowance lasts between 1s and 168h")
+	case !strings.HasPrefix(r.ID, "sha256:") && !strings.Contains(r.ID, "/") && len(r.ID) < policy.MinID:
+		return api.Errorf(api.Invalid, "give at least %d digits of the action's id", policy.MinID)
+	}
+	now := a.cfg.Now()
+	err := a.remember(func(m *memory) {
+		m.Allowances = slices.DeleteFunc(m.Allowances, func(l policy.Allowance) bool { return !now.Before(l.Until) })
+		m.Allowances = append(m.Allowances, policy.Allowance{ID: r.ID, Reason: r.Reason, By: r.Caller.Name, Until: now.Add(r.For)})
+	})
+	a.audit("", "Allowed", fmt.Sprintf("%s for %s: %s", r.ID, r.For, r.Reason), r.Caller, err)
+	a.wake(trigger{why: "allowed"})
+	return err
+}
+
+// Accept lets a revision come into force that does not descend from the one in
+// force.
+func (a *Agent) Accept(ctx context.Context, r api.AcceptRequest) error {
+	if r.Reason == "" {
+		return api.Errorf(api.Invalid, "accepting a rewritten history needs a reason")
+	}
+	rev, err := a.cfg.Source.Resolve(ctx, r.Rev)
+	if err != nil {
+		return api.Errorf(api.Invalid, "%s: %v", r.Rev, err)
+	}
+	err = a.remember(func(m *memory) {
+		m.Accepted = append(m.Accepted, rev.Hash)
+		if n := len(m.Accepted) - 20; n > 0 {
+			m.Accepted = m.Accepted[n:]
+		}
+	})
+	a.audit("", "Accepted", fmt.Sprintf("%s: %s", rev.Hash, r.Reason), r.Caller, err)
+	a.wake(trigger{fetch: true, why: "accepted"})
+	return err
+}
+
+// Restart asks for a restart of a machine; the next pass carries it out.
+func (a *Agent) Restart(_ context.Context, r api.MachineRequest) error {
+	k, err := a.find(spec.KindVirtualMachine, r.Name)
+	if err != nil {
+		return err
+	}
+	why := "asked for by " + r.Caller.Name
+	if r.Force {
+		why += forcedSuffix
+	}
+	err = a.remember(func(m *memory) { m.Restarts[k.UID] = why })
+	a.audit("VirtualMachine/"+r.Name, "Restart", why, r.Caller, err)
+	a.wake(trigger{why: "restart asked for"})
+	return err
+}
+
+// forcedSuffix ends the reason of a restart that does not ask the guest.
+const forcedSuffix = ", without asking the guest"
+
+// forced says whether the machine is to be stopped without asking the guest.
+func (a *Agent) forced(uid string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return strings.HasSuffix(a.mem.Restarts[uid], forcedSuffix)
+}
+
+// Stop stops a machine now. The next pass starts it again where it is declared
+// Running and not suspended.
+func (a *Agent) Stop(ctx context.Context, r api.MachineRequest) error {
+	k, err := a.find(spec.KindVirtualMachine, r.Name)
+	if err != nil {
+		return err
+	}
+	a.audit("VirtualMachine/"+r.Name, "Stop", "", r.Caller, nil)
+	a.pass.Lock()
+	defer a.pass.Unlock()
+	a.mu.Lock()
+	set := a.set
+	a.mu.Unlock()
+	if set == nil {
+		return errNoRevision
+	}
+	want := a.desired(set)
+	have, err := a.observe(ctx, want)
+	if err != nil {
+		return err
+	}
+	h := have.Objects[k]
+	if h == nil || h.VM == nil {
+		if why := have.Unknown[k]; why != "" && !r.Force {
+			return api.Errorf(api.Invalid, "%s (--force ends it)", why)
+		}
+		h = &reconcile.Live{Object: reconcile.Object{Kind: k.Kind, UID: k.UID, Name: r.Name}, VM: &reconcile.LiveVM{}}
+	}
+	act := &reconcile.Action{
+		Kind: k.Kind, Name: r.Name, UID: k.UID, Host: a.cfg.Host, Op: reconcile.OpStop, Cause: reconcile.CauseRevision,
+		Impact: reconcile.ImpactStop, State: reconcile.Ready, Want: want.Objects[k], Have: h,
+	}
+	return a.halt(ctx, act, reconcile.Inputs{BootID: a.bootID, Force: r.Force, Progress: func(string, ...any) {}})
+}
+
+// Undelete keeps a quarantined disk without a deadline.
+func (a *Agent) Undelete(ctx context.Context, r api.UndeleteRequest) (api.UndeleteResult, error) {
+	k, err := a.find(spec.KindDisk, r.Name)
+	if err != nil {
+		return api.UndeleteResult{}, err
+	}
+	yaml, err := a.cfg.Storage.Undelete(ctx, k.UID)
+	a.audit("Disk/"+r.Name, "Undeleted", "", r.Caller, err)
+	a.wake(trigger{why: "undelete"})
+	return api.UndeleteResult{YAML: yaml}, err
+}
+
+// Access lends a disk to an initiator.
+func (a *Agent) Access(ctx context.Context, r api.AccessRequest) (api.Access, error) {
+	k, err := a.find(spec.KindDisk, r.Disk)
+	if err != nil {
+		return api.Access{}, err
+	}
+	access, err := a.cfg.Storage.Access(ctx, k.UID, r)
+	a.audit("Disk/"+r.Disk, "Access", fmt.Sprintf("%s for %s to %s", access.ID, r.For, strings.Join(r.Initiators, ", ")), r.Caller, err)
+	a.wake(trigger{why: "access"})
+	return access, err
+}
+
+// ListAccess lists what is lent.
+func (a *Agent) ListAccess(ctx context.Context) ([]api.Access, error) {
+	return a.cfg.Storage.ListAccess(ctx)
+}
+
+// EndAccess takes a lent disk back, its session drained first.
+func (a *Agent) EndAccess(ctx context.Context, r api.EndAccessRequest) error {
+	err := a.cfg.Storage.EndAccess(ctx, r.ID)
+	a.audit("", "AccessEnded", r.ID, r.Caller, err)
+	a.wake(trigger{why: "access ended"})
+	return err
+}
+
+// Console says where the console of a machine is.
+func (a *Agent) Console(_ context.Context, vm string) (api.Console, error) {
+	k, err := a.find(spec.KindVirtualMachine, vm)
+	if err != nil {
+		return api.Console{}, err
+	}
+	socket, log, err := a.cfg.Hypervisor.Console(k.UID)
+	return api.Console{Socket: socket, Log: log}, err
+}
+
+// audit writes down what an operator did, and that it failed if it did.
+func (a *Agent) audit(object, reason, message string, by api.Caller, err error) {
+	if err != nil {
+		message = strings.TrimPrefix(message+": ", ": ") + "failed: " + err.Error()
+	}
+	a.events.audit(object, reason, message, by.Name)
+	a.log.Info("audit", "verb", reason, "object", object, "by", by.Name, "uid", by.UID, "error", err)
+}
+
+// Plan compares without changing anything.
+func (a *Agent) Plan(ctx context.Context, r api.PlanRequest) (*reconcile.Plan, error) {
+	if r.Against == "" {
+		r.Against = "live"
+		if r.Base != "" {
+			r.Against = "base"
+		}
+	}
+	rev, set, err := a.target(ctx, r.Rev)
+	if err != nil {
+		return nil, err
+	}
+	base, baseRev, err := a.planBase(ctx, r.Base)
+	if err != nil {
+		return nil, err
+	}
+	want := a.desired(set)
+	want.Revision = rev.Hash
+	now := a.cfg.Now()
+	var plan reconcile.Plan
+	switch r.Against {
+	case "base":
+		plan = reconcile.Diff(want, base, reconcile.StateFromBase(base), now)
+	case "live", "status":
+		have, observed, err := a.planState(ctx, want, r.Against)
+		if err != nil {
+			return nil, err
+		}
+		plan = reconcile.Diff(want, base, have, now)
+		plan.Hosts[0].ObservedAt = observed
+		a.mu.Lock()
+		policy.Apply(&plan, policy.Input{
+			Have: have, Limits: a.cfg.Limits, Ledger: a.mem.Ledger,
+			Suspensions: a.mem.Suspensions, Allowances: a.mem.Allowances, Now: now,
+		})
+		a.mu.Unlock()
+	default:
+		return nil, api.Errorf(api.Invalid, "--against is live, base or status, not %q", r.Against)
+	}
+	plan.Base = baseRev
+	return &plan, nil
+}
+
+// target is the revision that a plan is made for: the newest unless one is named.
+func (a *Agent) target(ctx context.Context, name string) (Revision, *spec.Set, error) {
+	var rev Revision
+	var err error
+	if name == "" {
+		rev, err = a.cfg.Source.Fetch(ctx)
+	} else {
+		rev, err = a.cfg.Source.Resolve(ctx, name)
+	}
+	if err != nil {
+		return rev, nil, err
+	}
+	set, err := a.cfg.Source.Load(ctx, rev.Hash)
+	if err != nil {
+		return rev, nil, err
+	}
+	return rev, set, a.belongs(set)
+}
+
+// planBase is what was last applied, or a revision as if it had been.
+func (a *Agent) planBase(ctx context.Context, name string) (reconcile.Base, string, error) {
+	if name == "" {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		base := make(reconcile.Base, len(a.base))
+		for k, b := range a.base {
+			base[k] = b
+		}
+		return base, a.mem.LastApplied, nil
+	}
+	rev, err := a.cfg.Source.Resolve(ctx, name)
+	if err != nil {
+		return nil, "", err
+	}
+	set, err := a.cfg.Source.Load(ctx, rev.Hash)
+	if err != nil {
+		return nil, "", err
+	}
+	return reconcile.BaseOf(reconcile.NewDesired(set, a.cfg.Host, rev.Hash)), rev.Hash, nil
+}
+
+// planState is what is there: observed now, or as of the last report.
+func (a *Agent) planState(ctx context.Context, want *reconcile.Desired, against string) (reconcile.State, time.Time, error) {
+	if against == "live" {
+		have, err := a.observe(ctx, want)
+		return have, a.cfg.Now(), err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.plan == nil {
+		return reconcile.State{}, time.Time{}, fmt.Errorf("nothing was reported yet")
+	}
+	r := status.Record(a.cfg.Host, a.mem.Cluster, a.mem.Good, a.have, a.host.ObservedAt)
+	return r.State(), r.ObservedAt, nil
+}
