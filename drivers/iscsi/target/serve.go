@@ -1,0 +1,151 @@
+package target
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"reconciler/drivers/iscsi/scsi"
+	"reconciler/internal/unixsock"
+)
+
+const (
+	lockName = "target.lock"
+	// maxThreads bounds the commands that may be stuck in the kernel at once, in
+	// all sessions: the runtime ends a process that needs more threads.
+	maxThreads = 100000
+	// startGrace is how long initiators wait at a start for volumes to open, and
+	// stopGrace how long a stop waits for commands in flight.
+	startGrace = 2 * time.Second
+	stopGrace  = 10 * time.Second
+)
+
+// ErrRunning is returned by Serve when another server has the state directory.
+var ErrRunning = errors.New("another target server is running")
+
+// Serve runs the target until ctx is done: first all that the state file says,
+// then what the control socket asks for. It is meant to have a process of its
+// own.
+func Serve(ctx context.Context, cfg Config) error {
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	for _, d := range []string{cfg.StateDir, cfg.RunDir} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err
+		}
+	}
+	if cfg.Open == nil {
+		cfg.Open = func(e Export) (LogicalUnit, error) { return openVolume(cfg.StateDir, e) }
+	}
+	lock, ok, err := lockFile(filepath.Join(cfg.StateDir, lockName))
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return ErrRunning
+	}
+	defer lock.Close()
+	debug.SetMaxThreads(maxThreads)
+
+	// Sessions end by close, in order, not by the caller's context.
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	srv := newServer(run, cfg)
+	if srv.state, err = loadStore(cfg.StateDir); err != nil {
+		return err
+	}
+	ln, err := unixsock.Listen(socketPath(cfg.RunDir))
+	if err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	defer ln.Close()
+
+	var background sync.WaitGroup
+	background.Go(func() { srv.watch.run(run) })
+	background.Go(func() { srv.keepAlive(run) })
+	srv.restoreAll(ctx)
+	background.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			background.Go(func() { srv.serveControl(run, c) })
+		}
+	})
+	cfg.Logger.Info("target serves", "exports", len(srv.allTargets()))
+
+	<-ctx.Done()
+	_ = ln.Close()
+	srv.portals.close()
+	err = srv.shutdown()
+	cancel()
+	background.Wait()
+	return err
+}
+
+// restoreAll serves what the state file says. Portals open when the volumes have,
+// or after a while: a volume that hangs holds up no other.
+func (srv *Server) restoreAll(ctx context.Context) {
+	grace, cancel := context.WithTimeout(ctx, startGrace)
+	defer cancel()
+	var all []*target
+	for _, e := range srv.state.all() {
+		all = append(all, srv.restore(e))
+	}
+	for _, t := range all {
+		select {
+		case <-t.opened:
+		case <-grace.Done():
+		}
+	}
+	for _, t := range all {
+		e := t.describe()
+		if err := srv.portals.set(e.IQN, e.Portals); err != nil {
+			srv.log.Error("portal is not listened on", "target", e.IQN, "error", err)
+		}
+	}
+}
+
+// shutdown closes all sessions and, where nothing is in flight any more, the
+// volumes.
+func (srv *Server) shutdown() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	for _, s := range srv.allSessions() {
+		s.close()
+	}
+	var errs []error
+	for _, t := range srv.allTargets() {
+		if err := t.remove(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// openVolume opens an export's volume. Persistent reservations are kept beside
+// the state.
+func openVolume(stateDir string, e Export) (LogicalUnit, error) {
+	dir := filepath.Join(stateDir, "reservations")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256([]byte(e.IQN))
+	d, err := scsi.Open(scsi.Config{
+		Path: e.Path, TargetName: e.IQN, Serial: e.Serial, UID: uidBytes(e.UID), ReadOnly: e.ReadOnly,
+		ReservationFile: filepath.Join(dir, hex.EncodeToString(sum[:10])+".json"),
+	})
+	if err != nil {
+		return nil, err // not a nil *Device in an interface
+	}
+	return d, nil
+}

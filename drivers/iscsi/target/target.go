@@ -1,0 +1,282 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"reconciler/drivers/iscsi/target/pdu"
+)
+
+// target is one export with its grants and sessions.
+type target struct {
+	srv *Server
+	iqn string
+	// control holds one token: changes of a target follow each other, and one
+	// that waits for a stuck volume holds up no other target.
+	control chan struct{}
+	stop    context.CancelFunc // of the attempts to open the volume
+	opened  chan struct{}      // closed after the first attempt, at a restart
+
+	mu       sync.Mutex
+	export   Export
+	lu       LogicalUnit // nil while the volume cannot be opened
+	openErr  error
+	grants   []*grant
+	fenced   []uint64
+	sessions map[*session]struct{} // from admission until nothing of it is left
+	waiting  map[string]*admission // by initiator
+	removed  bool
+}
+
+// grant is an Access in force. It is replaced, never changed, but for what is
+// only stored.
+type grant struct {
+	Access
+	revoked bool // guarded by its target's mu
+}
+
+// admission is a login that waits for an older session to end.
+type admission struct{ supersede context.CancelFunc }
+
+func (g *grant) names(initiator string) bool { return slices.Contains(g.Initiators, initiator) }
+
+func (t *target) describe() Export {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.export
+}
+
+func (t *target) grantsOf(initiator string) []*grant {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []*grant
+	for _, g := range t.grants {
+		if g.names(initiator) {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+func (t *target) eachSession(do func(*session)) {
+	t.mu.Lock()
+	list := make([]*session, 0, len(t.sessions))
+	for s := range t.sessions {
+		list = append(list, s)
+	}
+	t.mu.Unlock()
+	for _, s := range list {
+		do(s)
+	}
+}
+
+// admit makes s the session of its initiator with this target.
+//
+// RFC 7143 §6.3.5 reinstates a session when name and ISID are those of an older
+// one. Here the name alone decides: a disk has one session, and libiscsi (QEMU)
+// reconnects with a new random ISID, so by the letter a write of its old
+// connection, held up at the volume, could land on data that it has written
+// through the new one since. The older session is closed, and the new one is
+// answered only when all of the older one's commands have ended. Initiators that
+// share a volume on purpose have names of their own.
+func (t *target) admit(ctx context.Context, s *session) error {
+	ctx, cancel := context.WithTimeout(ctx, t.srv.limits.Drain)
+	defer cancel()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	// An initiator that gave up waiting and came again takes its own place.
+	if earlier := t.waiting[s.initiator]; earlier != nil {
+		earlier.supersede()
+	}
+	superseded, supersede := context.WithCancel(ctx)
+	defer supersede()
+	self := &admission{supersede}
+	t.waiting[s.initiator] = self
+	defer func() {
+		if t.waiting[s.initiator] == self {
+			delete(t.waiting, s.initiator)
+		}
+	}()
+	for {
+		switch {
+		case t.removed:
+			return refuse(pdu.LoginRemoved, "%s was removed", t.iqn)
+		case s.grant.revoked:
+			return refuse(pdu.LoginForbidden, "access of epoch %d has ended", s.grant.Epoch)
+		case t.lu == nil:
+			return refuse(pdu.LoginUnavailable, "the volume of %s cannot be opened", t.iqn)
+		case superseded.Err() != nil:
+			return refuse(pdu.LoginUnavailable, "commands of an older session of %s are still in flight", s.initiator)
+		}
+		var older *session
+		for o := range t.sessions {
+			if o.initiator == s.initiator {
+				older = o
+				break
+			}
+		}
+		if older == nil {
+			break
+		}
+		t.mu.Unlock()
+		older.close()
+		select {
+		case <-older.gone:
+		case <-superseded.Done():
+		}
+		t.mu.Lock()
+	}
+	if len(t.sessions) >= t.srv.limits.Sessions {
+		return refuse(pdu.LoginOutOfResources, "%s has %d sessions", t.iqn, len(t.sessions))
+	}
+	s.lu = t.lu
+	t.sessions[s] = struct{}{}
+	t.lu.Attach(s.nexus)
+	t.srv.addSession(s)
+	return nil
+}
+
+// ended takes a session out once nothing of it is left at the volume.
+func (t *target) ended(s *session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.sessions[s]; !ok {
+		return
+	}
+	delete(t.sessions, s)
+	s.lu.Detach(s.nexus)
+}
+
+// setAccess puts list in the place of the grants there are. It returns when no
+// session of a grant that went is left, or with ErrDraining.
+func (t *target) setAccess(ctx context.Context, list []Access) error {
+	t.mu.Lock()
+	next := make([]*grant, 0, len(list))
+	for _, a := range list {
+		i := slices.IndexFunc(t.grants, func(g *grant) bool { return g.same(a) })
+		if i >= 0 {
+			g := t.grants[i]
+			g.Kind, g.Owner, g.Incoming = a.Kind, a.Owner, a.Incoming
+			next = append(next, g)
+			continue
+		}
+		next = append(next, &grant{Access: a})
+	}
+	for _, g := range t.grants {
+		g.revoked = !slices.Contains(next, g)
+	}
+	// Grants that take the place of revoked ones are in force only after those
+	// are gone: until then they are two writers.
+	t.grants = slices.DeleteFunc(slices.Clone(next), func(g *grant) bool { return !slices.Contains(t.grants, g) })
+	t.mu.Unlock()
+
+	if err := t.drain(ctx, func(s *session) bool { return s.grant.revoked }); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	t.grants = next
+	t.mu.Unlock()
+	return nil
+}
+
+// fence ends an epoch: no login of it succeeds from here on, and when nil is
+// returned no command of it touches the volume any more. It never returns nil
+// early; after ErrDraining it has to be called again.
+func (t *target) fence(ctx context.Context, epoch uint64) error {
+	t.mu.Lock()
+	t.grants = slices.DeleteFunc(slices.Clone(t.grants), func(g *grant) bool {
+		if g.Epoch == epoch {
+			g.revoked = true
+		}
+		return g.revoked
+	})
+	t.mu.Unlock()
+	return t.drain(ctx, func(s *session) bool { return s.grant.Epoch == epoch })
+}
+
+// drain closes the sessions that match and waits until nothing of them is left.
+func (t *target) drain(ctx context.Context, match func(*session) bool) error {
+	t.mu.Lock()
+	var list []*session
+	for s := range t.sessions {
+		if match(s) {
+			list = append(list, s)
+		}
+	}
+	t.mu.Unlock()
+	for _, s := range list {
+		s.close()
+	}
+	for _, s := range list {
+		select {
+		case <-s.gone:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %s of %s: %w", ErrDraining, s.initiator, t.iqn, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// remove ends the target. The volume is closed when the last session is gone.
+func (t *target) remove(ctx context.Context) error {
+	t.mu.Lock()
+	t.removed = true
+	for _, g := range t.grants {
+		g.revoked = true
+	}
+	t.grants = nil
+	t.mu.Unlock()
+	t.stop()
+	t.eachSession(func(s *session) { s.announceDrop() })
+	if err := t.drain(ctx, func(*session) bool { return true }); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	lu := t.lu
+	t.lu = nil
+	t.mu.Unlock()
+	if lu == nil {
+		return nil
+	}
+	return lu.Close()
+}
+
+func (t *target) status() Status {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st := Status{Export: t.export, Access: []Access{}, Fenced: slices.Clone(t.fenced), Sessions: []Session{}}
+	if t.lu != nil {
+		st.Size = t.lu.Size()
+	}
+	if t.openErr != nil {
+		st.Error = t.openErr.Error()
+	}
+	for _, g := range t.grants {
+		a := g.Access
+		a.Password, a.MutualPassword = noSecret, noSecret
+		st.Access = append(st.Access, a)
+	}
+	for s := range t.sessions {
+		st.Sessions = append(st.Sessions, s.status())
+	}
+	slices.SortFunc(st.Sessions, func(a, b Session) int { return a.Since.Compare(b.Since) })
+	return st
+}
+
+// open opens the volume. It reports whether it is open.
+func (t *target) open(e Export) error {
+	lu, err := t.srv.cfg.Open(e)
+	if err == nil && lu.Size() < e.Size {
+		err = errors.Join(fmt.Errorf("%s has %d bytes, %d expected", e.Path, lu.Size(), e.Size), lu.Close())
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.openErr = err
+	if err == nil {
+		t.lu = lu
+	}
+	return err
+}
