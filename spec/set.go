@@ -42,15 +42,14 @@ func Link(objects []*Object, parse error) (*Set, error) {
 	gone := lostObjects(errs)
 
 	s := &Set{entries: make([]*entry, 0, len(objects))}
-	slab := make([]entry, len(objects))
-	for i, o := range objects {
-		src, err := parsed(o)
+	for _, o := range objects {
+		src, err := parsed(o, "("+string(o.Kind)+" "+o.Meta.Name+")")
 		if err != nil {
 			errs = append(errs, asErrors(err)...)
 			continue
 		}
-		slab[i] = entry{src: src, def: definitionOf(src.Kind)}
-		s.entries = append(s.entries, &slab[i])
+		// Each on its own, so that a later set does not hold on to all of them.
+		s.entries = append(s.entries, &entry{src: src, def: definitionOf(src.Kind)})
 	}
 	sortEntries(s.entries)
 	errs = append(errs, s.findCluster()...)
@@ -67,6 +66,9 @@ func Link(objects []*Object, parse error) (*Set, error) {
 		keys.add(e)
 	}
 	s.index()
+	if parse == nil {
+		errs = append(errs, sound(s.entries)...)
+	}
 	errs = append(errs, s.checkLinks(s.entries, gone)...)
 	if err := errs.sorted(); err != nil {
 		return nil, err
@@ -93,12 +95,11 @@ func lostObjects(errs Errors) losses {
 }
 
 // parsed returns the object itself, or, of one made in a program, what parsing
-// its YAML gives: defaults, canonical values, and the same checks.
-func parsed(o *Object) (*Object, error) {
+// its YAML as a file gives: defaults, canonical values, and the same checks.
+func parsed(o *Object, file string) (*Object, error) {
 	if o.from != nil {
 		return o, nil
 	}
-	file := "(" + string(o.Kind) + " " + o.Meta.Name + ")"
 	data, err := Marshal(o)
 	if err != nil {
 		return nil, Errors{{File: file, Msg: err.Error(), lost: true}}
@@ -108,6 +109,18 @@ func parsed(o *Object) (*Object, error) {
 		return nil, err
 	}
 	return list[0], nil
+}
+
+// sound reports objects that Parse returned beside errors, should a caller have
+// dropped those.
+func sound(list []*entry) Errors {
+	var errs Errors
+	for _, e := range list {
+		if from := e.src.from; from.bad {
+			errs = append(errs, Error{File: from.file, Line: from.line, Col: from.col, Msg: string(e.src.Kind) + " " + quote(e.src.Meta.Name) + " has errors"})
+		}
+	}
+	return errs
 }
 
 func sortEntries(list []*entry) {
