@@ -129,9 +129,9 @@ func (d *Driver) release(ctx context.Context, disk string, o claim.Owner) error 
 // fence ends an admission that is Releasing. It is free only once the target
 // has said that no command of it can reach the volume any more.
 func (d *Driver) fence(ctx context.Context, disk string, a claims.Admission) error {
-	err := d.admit(ctx, disk, a.Target)
+	err := d.cfg.Target.Fence(ctx, a.Target, a.Epoch)
 	if err == nil {
-		err = d.cfg.Target.Fence(ctx, a.Target, a.Epoch)
+		err = d.admit(ctx, disk, a.Target)
 	}
 	// What is not exported has no sessions.
 	if err != nil && !errors.Is(err, target.ErrNotFound) {

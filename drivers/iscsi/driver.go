@@ -22,19 +22,16 @@ import (
 	"reconciler/reconcile"
 )
 
-// Target is what serves the volumes. Changes are persisted by it before they
-// take effect, and each may be repeated.
+// Target is what serves the volumes; *target.Client is one. It persists a
+// change before the change takes effect, and each may be repeated.
 type Target interface {
-	// Ensure makes the target's process run.
-	Ensure(ctx context.Context) error
-	// Ping asks that it serves these exports now, by a read of each.
-	Ping(ctx context.Context, iqns []string) error
+	Ping(ctx context.Context) (pid int, err error)
 	List(ctx context.Context) ([]target.Status, error)
 	Put(ctx context.Context, e target.Export) error
 	Remove(ctx context.Context, iqn string) error
 	Grow(ctx context.Context, iqn string, size int64) error
 	SetAccess(ctx context.Context, iqn string, list []target.Access) error
-	// Fence returns when no command of the epoch can touch the volume any more.
+	// Fence returns nil when no command of the epoch can touch the volume any more.
 	Fence(ctx context.Context, iqn string, epoch uint64) error
 }
 
@@ -46,11 +43,14 @@ type Config struct {
 	AllowedRoots []string
 	Host         string // name of this host, for the owners of accesses
 	Target       Target
-	Log          *slog.Logger
-	Now          func() time.Time              // default time.Now
-	Uptime       func() (volume.Uptime, error) // default the kernel's
-	Step         func(op string)               // called before each durable step; for tests of crashes
-	Images       func(*image.Config)           // adjusts the image store's limits
+	// Start makes the target's process run, if it does not; nil where that is
+	// somebody else's matter.
+	Start  func(ctx context.Context) error
+	Log    *slog.Logger
+	Now    func() time.Time              // default time.Now
+	Uptime func() (volume.Uptime, error) // default the kernel's
+	Step   func(op string)               // called before each durable step; for tests of crashes
+	Images func(*image.Config)           // adjusts the image store's limits
 }
 
 // Driver is the storage of one host. Its methods may be called concurrently.

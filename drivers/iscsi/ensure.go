@@ -4,15 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"reconciler/drivers/iscsi/claims"
 	"reconciler/drivers/iscsi/target"
 	"reconciler/drivers/iscsi/volume"
 )
-
-// answerTimeout is how long a healthy target may take to say that it is there.
-const answerTimeout = 1500 * time.Millisecond
 
 // Ensure makes the world follow the records, without any plan: the target's
 // process runs and serves what is recorded to those who are recorded; what a
@@ -21,7 +17,9 @@ const answerTimeout = 1500 * time.Millisecond
 // observes. What is being changed at the moment is left to who changes it.
 func (d *Driver) Ensure(ctx context.Context) error {
 	var errs []error
-	errs = append(errs, d.cfg.Target.Ensure(ctx))
+	if d.cfg.Start != nil {
+		errs = append(errs, d.cfg.Start(ctx))
+	}
 	inv, err := d.inventory()
 	if err != nil {
 		return errors.Join(append(errs, err)...)
@@ -36,8 +34,8 @@ func (d *Driver) Ensure(ctx context.Context) error {
 		}
 		errs = append(errs, d.warn(p))
 	}
-	if errs[0] != nil {
-		return errors.Join(errs...)
+	if _, err := d.cfg.Target.Ping(ctx); err != nil {
+		return errors.Join(append(errs, err)...)
 	}
 	for _, r := range d.claims.List() {
 		errs = append(errs, d.endDue(ctx, r))

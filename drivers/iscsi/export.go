@@ -52,10 +52,31 @@ func (d *Driver) export(ctx context.Context, at place, disk string) error {
 	if err != nil {
 		return err
 	}
-	if err := d.cfg.Target.Put(ctx, exportOf(at, &v.Meta)); err != nil {
+	e := exportOf(at, &v.Meta)
+	err = d.cfg.Target.Put(ctx, e)
+	if errors.Is(err, target.ErrConflict) {
+		err = d.replace(ctx, e)
+	}
+	if err != nil {
 		return fmt.Errorf("export disk %s: %w", v.Name, err)
 	}
 	return d.admit(ctx, disk, v.Target)
+}
+
+// replace changes what an export says of its volume, such as the path after the
+// state directory was moved; not under anybody's feet.
+func (d *Driver) replace(ctx context.Context, e target.Export) error {
+	served, err := d.served(ctx)
+	if err != nil {
+		return err
+	}
+	if s := served[e.IQN]; len(s.Sessions) > 0 {
+		return fmt.Errorf("it is exported from %s, with a session of %s", s.Path, s.Sessions[0].Initiator)
+	}
+	if err := d.removeExport(ctx, e.IQN); err != nil {
+		return err
+	}
+	return d.cfg.Target.Put(ctx, e)
 }
 
 // admit gives the target the admissions that are held.

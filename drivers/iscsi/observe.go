@@ -2,7 +2,6 @@ package iscsi
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -260,26 +259,4 @@ func (o *observation) targets() {
 			o.state.Unmanaged = append(o.state.Unmanaged, reconcile.Unmanaged{Kind: "Target", Name: iqn, Reason: "exports " + s.Path + ", which is no volume of ours"})
 		}
 	}
-}
-
-// Answers asks the target that it serves these disks now. A target that says
-// nothing is not waited for longer than answerTimeout.
-func (d *Driver) Answers(ctx context.Context, disks []string) error {
-	iqns := make([]string, 0, len(disks))
-	for _, uid := range disks {
-		var r diskRecord
-		if err := d.disks.ReadJSON(uid+".json", &r); err != nil {
-			if missing(err) {
-				err = errors.New("there is no volume of it")
-			}
-			return fmt.Errorf("disk %s: %w", uid, err)
-		}
-		iqns = append(iqns, r.Target)
-	}
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
-	if err := d.cfg.Target.Ping(ctx, iqns); err != nil {
-		return fmt.Errorf("the target does not answer: %w", err)
-	}
-	return nil
 }
