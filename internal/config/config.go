@@ -1,0 +1,169 @@
+// Package config reads the configuration of a host: what a commit must not be
+// able to change, such as limits and credentials.
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"reconciler/policy"
+)
+
+// DefaultPath is read where no other file is named, if it is there.
+const DefaultPath = "/etc/reconciler/config.yaml"
+
+// Config is the configuration of a host. The tags are the file's keys; `doc`
+// is for the reference.
+type Config struct {
+	Repo     string `yaml:"repo" doc:"Repository: https://…, ssh://…, user@host:path, file:///… or an absolute path. No credentials in it."`
+	Branch   string `yaml:"branch" doc:"Branch to follow; the repository's default branch if empty."`
+	Path     string `yaml:"path" doc:"Directory in the repository that holds the specs; all of it if empty."`
+	Host     string `yaml:"host" doc:"Name of this host's Host object; the host name up to the first dot if empty."`
+	Accel    string `yaml:"accel" doc:"How guests run: kvm, tcg (emulation, slow) or auto (kvm if it proves itself, else tcg)."`
+	StateDir string `yaml:"stateDir" doc:"What must survive a reboot: records, the Git cache, file pools."`
+	RunDir   string `yaml:"runDir" doc:"Sockets and secrets; may be lost at any time."`
+	ImageDir string `yaml:"imageDir" doc:"Where source.file of an Image is looked for; image-files in the state directory if empty."`
+
+	Credentials Credentials `yaml:"credentials"`
+	Allowed     Allowed     `yaml:"allowed"`
+	Limits      Limits      `yaml:"limits"`
+
+	Interval        time.Duration `yaml:"interval" doc:"Time between passes; a tenth is added at random. 1s to 24h."`
+	Heartbeat       time.Duration `yaml:"heartbeat" doc:"Longest time without a report in the status ref. 1m to 24h."`
+	StatusRefPrefix string        `yaml:"statusRefPrefix" doc:"Start of the ref this host's state is pushed to; the host's name is added."`
+}
+
+// Credentials are files, read when they are needed, so that they can be
+// replaced while the agent runs.
+type Credentials struct {
+	TokenFile      string `yaml:"tokenFile" doc:"Token for http(s): \"user:token\", or the token alone."`
+	SSHKeyFile     string `yaml:"sshKeyFile" doc:"Private key for ssh."`
+	KnownHostsFile string `yaml:"knownHostsFile" doc:"Host keys trusted for ssh; no others are."`
+	CAFile         string `yaml:"caFile" doc:"PEM certificates trusted for https beside the system's."`
+}
+
+// Allowed is what specs may use of the host.
+type Allowed struct {
+	Roots   []string `yaml:"roots" doc:"Directories below which a pool may have an absolute path. One below the state directory is always allowed."`
+	Bridges []string `yaml:"bridges" doc:"Bridges that a Network may name. None if empty."`
+}
+
+// Limits bound what a commit can do.
+type Limits struct {
+	Budget   Budget `yaml:"budget"`
+	Parallel int    `yaml:"parallel" doc:"Actions carried out at a time. 1 to 64."`
+}
+
+// Budget bounds what may be stopped or removed within 24 hours: the greater of
+// the two, of machines and of disks each.
+type Budget struct {
+	Count   int `yaml:"count" doc:"Machines, and disks, that may be stopped or removed within 24 hours. 1 or more."`
+	Percent int `yaml:"percent" doc:"The same as a part of all of the host; the greater of the two holds. 0 to 100."`
+}
+
+// Default is the configuration where nothing is said.
+func Default() Config {
+	return Config{
+		Accel:           "kvm",
+		StateDir:        "/var/lib/reconciler",
+		RunDir:          "/run/reconciler",
+		Interval:        time.Minute,
+		Heartbeat:       10 * time.Minute,
+		StatusRefPrefix: "refs/reconciler/status/",
+		Limits: Limits{
+			Budget:   Budget{Count: policy.DefaultLimits.Count, Percent: policy.DefaultLimits.Percent},
+			Parallel: 4,
+		},
+	}
+}
+
+// Complete fills in what follows from other values or from the host.
+func (c *Config) Complete() error {
+	if c.Host == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return err
+		}
+		c.Host, _, _ = strings.Cut(name, ".")
+	}
+	if c.ImageDir == "" {
+		c.ImageDir = filepath.Join(c.StateDir, "image-files")
+	}
+	return nil
+}
+
+// Problem is a value that will not do. Key is its place, as limits.budget.count.
+type Problem struct {
+	Key, Msg string
+}
+
+func (p Problem) Error() string { return p.Key + ": " + p.Msg }
+
+// Check finds the values that will not do.
+func (c *Config) Check() []Problem {
+	var list []Problem
+	add := func(key, format string, args ...any) {
+		list = append(list, Problem{key, fmt.Sprintf(format, args...)})
+	}
+	if u, err := url.Parse(c.Repo); err == nil && u.User != nil && strings.Contains(c.Repo, "://") {
+		if _, secret := u.User.Password(); secret || u.Scheme != "ssh" {
+			add("repo", "credentials must not stand in the address; use credentials.tokenFile")
+		}
+	}
+	switch c.Accel {
+	case "kvm", "tcg", "auto":
+	default:
+		add("accel", "%q is none of kvm, tcg, auto", c.Accel)
+	}
+	for _, p := range []struct {
+		key, path string
+		needed    bool
+	}{
+		{"stateDir", c.StateDir, true},
+		{"runDir", c.RunDir, true},
+		{"imageDir", c.ImageDir, false},
+		{"credentials.tokenFile", c.Credentials.TokenFile, false},
+		{"credentials.sshKeyFile", c.Credentials.SSHKeyFile, false},
+		{"credentials.knownHostsFile", c.Credentials.KnownHostsFile, false},
+		{"credentials.caFile", c.Credentials.CAFile, false},
+	} {
+		if (p.needed || p.path != "") && !filepath.IsAbs(p.path) {
+			add(p.key, "%q is not an absolute path", p.path)
+		}
+	}
+	for _, root := range c.Allowed.Roots {
+		if !filepath.IsAbs(root) {
+			add("allowed.roots", "%q is not an absolute path", root)
+		}
+	}
+	for _, b := range c.Allowed.Bridges {
+		// IFNAMSIZ, linux/if.h
+		if b == "" || len(b) > 15 || strings.ContainsAny(b, "/ \t\n") {
+			add("allowed.bridges", "%q is not the name of an interface", b)
+		}
+	}
+	if c.Interval < time.Second || c.Interval > 24*time.Hour {
+		add("interval", "%s is not within 1s and 24h", c.Interval)
+	}
+	if c.Heartbeat < time.Minute || c.Heartbeat > 24*time.Hour {
+		add("heartbeat", "%s is not within 1m and 24h", c.Heartbeat)
+	}
+	// Below refs/heads an agent would trigger CI, and could hit its own branch.
+	if p := c.StatusRefPrefix; !strings.HasPrefix(p, "refs/") || !strings.HasSuffix(p, "/") || strings.HasPrefix(p, "refs/heads/") {
+		add("statusRefPrefix", "%q must start with refs/, end with / and lie outside of refs/heads/", p)
+	}
+	if c.Limits.Budget.Count < 1 {
+		add("limits.budget.count", "%d is less than 1; to hold everything, use reconciler suspend", c.Limits.Budget.Count)
+	}
+	if c.Limits.Budget.Percent < 0 || c.Limits.Budget.Percent > 100 {
+		add("limits.budget.percent", "%d is not within 0 and 100", c.Limits.Budget.Percent)
+	}
+	if c.Limits.Parallel < 1 || c.Limits.Parallel > 64 {
+		add("limits.parallel", "%d is not within 1 and 64", c.Limits.Parallel)
+	}
+	return list
+}
