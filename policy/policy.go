@@ -24,7 +24,9 @@ func (s Suspension) Active(now time.Time) bool { return s.Until.IsZero() || now.
 
 // Allowance releases held actions for a while.
 type Allowance struct {
-	ID     string    `json:"id"` // of an action, at least 8 digits of it, or a plan's digest
+	// ID is an action's, at least 8 digits of it, a plan's digest, or KIND/NAME
+	// for an action that has no id because no commit asked for it.
+	ID     string    `json:"id"`
 	Reason string    `json:"reason"`
 	By     string    `json:"by"`
 	Until  time.Time `json:"until"`
@@ -38,7 +40,7 @@ func (l Allowance) covers(a *reconcile.Action, digest string, now time.Time) boo
 	if !now.Before(l.Until) {
 		return false
 	}
-	return l.ID == digest || a.ID != "" && len(l.ID) >= MinID && strings.HasPrefix(a.ID, l.ID)
+	return l.ID == digest || l.ID == handle(a) || a.ID != "" && len(l.ID) >= MinID && strings.HasPrefix(a.ID, l.ID)
 }
 
 // Input is everything beside the plan that decides.
@@ -86,13 +88,21 @@ func Apply(p *reconcile.Plan, in Input) {
 			continue
 		}
 		if why := budgets[a.Kind].charge(a, c); why != "" && !allowed {
-			hold(a, why, "reconciler allow "+shortID(a.ID)+" --for 1h --reason …")
+			hold(a, why, "reconciler allow "+shortID(a)+" --for 1h --reason …")
 		}
 	}
 	p.Settle()
 }
 
-func shortID(id string) string { return id[:min(12, len(id))] }
+func handle(a *reconcile.Action) string { return string(a.Kind) + "/" + a.Name }
+
+// shortID is what to give to allow.
+func shortID(a *reconcile.Action) string {
+	if a.ID == "" {
+		return handle(a)
+	}
+	return a.ID[:12]
+}
 
 func suspended(a *reconcile.Action, in Input) *Suspension {
 	for i, s := range in.Suspensions {

@@ -15,15 +15,25 @@ import (
 // Source is a followed repository as the agent needs it. It is safe for
 // concurrent use.
 type Source struct {
-	repo *gitrepo.Repo
+	repo  *gitrepo.Repo
+	cache *gitrepo.BlobCache
 
 	mu   sync.Mutex
 	tree *gitrepo.Tree // of the set
 	set  *spec.Set
 }
 
-// New reads through a repository's cache.
-func New(repo *gitrepo.Repo) *Source { return &Source{repo: repo} }
+// New reads through a repository's cache, and keeps what was parsed in a file.
+func New(repo *gitrepo.Repo, parsed string) (*Source, error) {
+	cache, err := gitrepo.OpenBlobCache(parsed, spec.CodecVersion)
+	if err != nil {
+		return nil, fmt.Errorf("open the cache of parsed files: %w", err)
+	}
+	return &Source{repo: repo, cache: cache}, nil
+}
+
+// Close writes the cache and releases it.
+func (s *Source) Close() error { return s.cache.Close() }
 
 // Fetch returns the newest commit of the branch. Whether it may follow the
 // last one is the caller's to decide.
@@ -62,44 +72,89 @@ func (s *Source) Watch() []string { return s.repo.WatchPaths() }
 func (s *Source) Load(ctx context.Context, hash string) (*spec.Set, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.tree != nil && s.tree.Commit.Hash == hash {
-		return s.set, nil
+	if s.tree != nil {
+		if s.tree.Commit.Hash == hash {
+			return s.set, nil
+		}
+		return s.next(ctx, hash)
 	}
 	tree, err := s.repo.Files(ctx, hash)
 	if err != nil {
 		return nil, err
 	}
-	objects, err := parse(ctx, tree)
-	if err != nil && !isSpecError(err) {
-		return nil, err
-	}
-	set, err := spec.Link(objects, err)
+	parsed, perr, err := s.parse(ctx, tree, tree.Files)
 	if err != nil {
 		return nil, err
-	}
-	s.tree, s.set = tree, set
-	return set, nil
-}
-
-// parse reads every file of a tree, and everything that is wrong with them.
-func parse(ctx context.Context, tree *gitrepo.Tree) ([]*spec.Object, error) {
-	parsed := make([][]*spec.Object, len(tree.Files))
-	failed := make([]error, len(tree.Files))
-	err := tree.Load(ctx, tree.Files, func(i int, data []byte) error {
-		parsed[i], failed[i] = spec.Parse(tree.Files[i].Path, data)
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read revision %s: %w", tree.Commit.Hash, err)
 	}
 	var objects []*spec.Object
 	for _, list := range parsed {
 		objects = append(objects, list...)
 	}
-	return objects, errors.Join(failed...)
+	set, err := spec.Link(objects, perr)
+	if err != nil {
+		return nil, err
+	}
+	s.tree, s.set = tree, set
+	return set, s.cache.Flush()
 }
 
-func isSpecError(err error) bool {
-	var e spec.Errors
-	return errors.As(err, &e)
+// next builds a set from the one before: it costs what differs.
+func (s *Source) next(ctx context.Context, hash string) (*spec.Set, error) {
+	tree, changes, err := s.repo.Update(ctx, s.tree, hash)
+	if err != nil {
+		return nil, err
+	}
+	var removed []string
+	var files []gitrepo.File
+	for _, c := range changes {
+		if c.New.IsZero() {
+			removed = append(removed, c.Path)
+		} else {
+			files = append(files, gitrepo.File{Path: c.Path, Blob: c.New})
+		}
+	}
+	parsed, perr, err := s.parse(ctx, tree, files)
+	if err != nil {
+		return nil, err
+	}
+	added := make(map[string][]*spec.Object, len(files))
+	for i, f := range files {
+		added[f.Path] = parsed[i]
+	}
+	set, err := s.set.Update(removed, added, perr)
+	if err != nil {
+		return nil, err
+	}
+	s.tree, s.set = tree, set
+	return set, s.cache.Flush()
+}
+
+// parse reads files of a tree, those from the cache that were read before.
+// perr is what is wrong with their content.
+func (s *Source) parse(ctx context.Context, tree *gitrepo.Tree, files []gitrepo.File) (parsed [][]*spec.Object, perr, err error) {
+	parsed = make([][]*spec.Object, len(files))
+	failed := make([]error, len(files))
+	var fresh []gitrepo.File
+	var index []int
+	for i, f := range files {
+		if data, ok := s.cache.Get(f.Blob); ok {
+			if objects, err := spec.Decode(data); err == nil {
+				parsed[i] = spec.InFile(f.Path, objects)
+				continue
+			}
+		}
+		fresh, index = append(fresh, f), append(index, i)
+	}
+	err = tree.Load(ctx, fresh, func(i int, data []byte) error {
+		objects, err := spec.Parse(fresh[i].Path, data)
+		parsed[index[i]], failed[index[i]] = objects, err
+		if err == nil {
+			s.cache.Put(fresh[i].Blob, spec.Encode(objects))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("read revision %s: %w", tree.Commit.Hash, err)
+	}
+	return parsed, errors.Join(failed...), nil
 }

@@ -1,0 +1,150 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"reconciler/reconcile"
+	"reconciler/spec"
+)
+
+var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+// host is a host with n running machines and n disks, all of which a plan
+// would remove.
+func host(n int) (reconcile.State, func() *reconcile.Plan) {
+	have := reconcile.NewState()
+	for i := range n {
+		vm := &reconcile.Live{Object: reconcile.Object{Kind: spec.KindVirtualMachine, Name: fmt.Sprintf("v%02d", i), UID: fmt.Sprintf("vm-%02d", i)},
+			VM: &reconcile.LiveVM{Power: reconcile.PowerRunning}}
+		disk := &reconcile.Live{Object: reconcile.Object{Kind: spec.KindDisk, Name: fmt.Sprintf("d%02d", i), UID: fmt.Sprintf("disk-%02d", i)},
+			Disk: &reconcile.LiveDisk{}}
+		have.Objects[vm.Key()], have.Objects[disk.Key()] = vm, disk
+	}
+	return have, func() *reconcile.Plan {
+		p := &reconcile.Plan{Hosts: []reconcile.HostDigest{{Host: "h", Digest: "sha256:abc"}}}
+		for _, k := range reconcile.SortedKeys(have.Objects) {
+			h := have.Objects[k]
+			a := reconcile.Action{Kind: k.Kind, Name: h.Name, UID: k.UID, Op: reconcile.OpDelete, Impact: reconcile.ImpactRemove,
+				State: reconcile.Ready, Cause: reconcile.CauseRevision, ID: strings.Repeat(fmt.Sprintf("%x", len(p.Actions)%16), 64), Have: h}
+			if k.Kind == spec.KindDisk {
+				a.Op = reconcile.OpQuarantine
+			}
+			p.Actions = append(p.Actions, a)
+		}
+		p.Settle()
+		return p
+	}
+}
+
+func count(p *reconcile.Plan, kind spec.Kind, s reconcile.ActionState) int {
+	n := 0
+	for i := range p.Actions {
+		if p.Actions[i].Kind == kind && p.Actions[i].State == s {
+			n++
+		}
+	}
+	return n
+}
+
+func TestBudget(t *testing.T) {
+	for _, c := range []struct{ objects, run int }{
+		{1, 0}, {2, 1}, {3, 2}, {10, 2}, {29, 2}, {30, 3}, {50, 5},
+	} {
+		have, plan := host(c.objects)
+		p := plan()
+		Apply(p, Input{Have: have, Limits: DefaultLimits, Now: now})
+		for _, kind := range []spec.Kind{spec.KindVirtualMachine, spec.KindDisk} {
+			if n := count(p, kind, reconcile.Ready); n != c.run {
+				t.Errorf("%d of %d %ss would be removed, want %d", n, c.objects, kind, c.run)
+			}
+		}
+	}
+}
+
+// Twenty commits of two deletions each must not pass.
+func TestBudgetRolls(t *testing.T) {
+	have, plan := host(30)
+	var ledger Ledger
+	at, gone := now, 0
+	for range 20 {
+		p := plan()
+		two := 0
+		for i := range p.Actions {
+			if p.Actions[i].Kind == spec.KindVirtualMachine && two < 2 {
+				two++
+			} else {
+				p.Actions[i].Op, p.Actions[i].Impact = reconcile.OpUnchanged, reconcile.ImpactNone
+			}
+		}
+		Apply(p, Input{Have: have, Limits: DefaultLimits, Ledger: ledger, Now: at})
+		for i := range p.Actions {
+			a := &p.Actions[i]
+			if charge, ok := ChargeFor(a, at); ok && a.State == reconcile.Ready {
+				ledger = append(ledger.Trim(at), charge)
+				delete(have.Objects, a.Key())
+				gone++
+			}
+		}
+		at = at.Add(time.Hour)
+	}
+	if gone != 3 {
+		t.Errorf("%d of 30 machines were removed within 24 hours, want 3", gone)
+	}
+	p := plan()
+	Apply(p, Input{Have: have, Limits: DefaultLimits, Ledger: ledger, Now: now.Add(25 * time.Hour)})
+	if n := count(p, spec.KindVirtualMachine, reconcile.Ready); n == 0 {
+		t.Error("the budget does not come back after the window")
+	}
+}
+
+func TestAllow(t *testing.T) {
+	have, plan := host(1)
+	for _, c := range []struct {
+		id    string
+		until time.Time
+		ready int
+	}{
+		{"", now.Add(time.Hour), 0},
+		{"0000000", now.Add(time.Hour), 0}, // too short a prefix
+		{"00000000", now.Add(time.Hour), 1},
+		{"00000000", now, 0},
+		{"sha256:abc", now.Add(time.Hour), 2},
+		{"VirtualMachine/v00", now.Add(time.Hour), 1},
+	} {
+		p := plan()
+		Apply(p, Input{Have: have, Limits: DefaultLimits, Now: now, Allowances: []Allowance{{ID: c.id, Until: c.until}}})
+		if n := p.Count(reconcile.Ready); n != c.ready {
+			t.Errorf("allow %q until %s: %d actions run, want %d", c.id, c.until, n, c.ready)
+		}
+		for i := range p.Actions {
+			if a := &p.Actions[i]; a.State == reconcile.Held && !strings.Contains(a.Reason, "reconciler allow "+a.ID[:12]) {
+				t.Errorf("the reason does not say how to allow it: %s", a.Reason)
+			}
+		}
+	}
+}
+
+func TestSuspendAndPurge(t *testing.T) {
+	have, plan := host(20)
+	p := plan()
+	one := p.Actions[0].Key()
+	Apply(p, Input{Have: have, Limits: DefaultLimits, Now: now, Suspensions: []Suspension{
+		{Key: one, Reason: "backup", By: "ada", Until: now.Add(time.Hour)},
+		{Reason: "over", By: "ada", Until: now},
+	}})
+	if a := &p.Actions[0]; a.State != reconcile.Held || !strings.Contains(a.Reason, "suspended by ada: backup") {
+		t.Errorf("%s: %s", a.State, a.Reason)
+	}
+	if p.Count(reconcile.Ready) == 0 {
+		t.Error("a suspension of one object, and one that is over, hold everything")
+	}
+	p = plan()
+	p.Actions[0].Op = reconcile.OpPurge
+	Apply(p, Input{Have: have, Limits: DefaultLimits, Now: now, NoPurge: "no contact", Allowances: []Allowance{{ID: "sha256:abc", Until: now.Add(time.Hour)}}})
+	if a := &p.Actions[0]; a.State != reconcile.Held {
+		t.Errorf("a purge runs without contact: %s", a.State)
+	}
+}
