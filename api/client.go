@@ -131,28 +131,31 @@ func (c *Client) silent(d time.Duration) error {
 }
 
 // watch makes a call that may take any time, as long as the agent shows signs of life.
-func (c *Client) watch(ctx context.Context, path string, req any, progress func(string)) (*reconcile.Plan, error) {
+func watch[Res any](ctx context.Context, c *Client, path string, req any, progress func(string)) (res Res, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silence := time.AfterFunc(c.timeouts.silence, func() { cancel(c.silent(c.timeouts.silence)) })
 	defer silence.Stop()
 	body, err := c.send(ctx, http.MethodPost, path, req)
 	if err != nil {
-		return nil, err
+		return res, err
 	}
 	defer body.Close()
 	dec := json.NewDecoder(body)
 	for {
 		var l line
 		if err := dec.Decode(&l); err != nil {
-			return nil, c.explain(ctx, err)
+			return res, c.explain(ctx, err)
 		}
 		silence.Reset(c.timeouts.silence)
 		switch {
 		case l.Error != nil:
-			return nil, l.Error
+			return res, l.Error
 		case l.Done:
-			return l.Plan, nil
+			if err := json.Unmarshal(l.Result, &res); err != nil {
+				return res, fmt.Errorf("agent at %s: %w", c.socket, err)
+			}
+			return res, nil
 		case l.Progress != "" && progress != nil:
 			progress(l.Progress)
 		}
@@ -171,12 +174,12 @@ func (c *Client) Objects(ctx context.Context) ([]Object, error) {
 
 // Plan implements Agent.
 func (c *Client) Plan(ctx context.Context, r PlanRequest) (*reconcile.Plan, error) {
-	return c.watch(ctx, "/v1/plan", r, nil)
+	return watch[*reconcile.Plan](ctx, c, "/v1/plan", r, nil)
 }
 
 // Reconcile implements Agent.
 func (c *Client) Reconcile(ctx context.Context, r ReconcileRequest, progress func(string)) (*reconcile.Plan, error) {
-	return c.watch(ctx, "/v1/reconcile", r, progress)
+	return watch[*reconcile.Plan](ctx, c, "/v1/reconcile", r, progress)
 }
 
 // Suspend implements Agent.
@@ -196,7 +199,8 @@ func (c *Client) Allow(ctx context.Context, r AllowRequest) error {
 
 // Accept implements Agent.
 func (c *Client) Accept(ctx context.Context, r AcceptRequest) error {
-	return c.tell(ctx, "/v1/accept", r)
+	_, err := watch[none](ctx, c, "/v1/accept", r, nil)
+	return err
 }
 
 // Restart implements Agent.
@@ -206,17 +210,18 @@ func (c *Client) Restart(ctx context.Context, r MachineRequest) error {
 
 // Stop implements Agent.
 func (c *Client) Stop(ctx context.Context, r MachineRequest) error {
-	return c.tell(ctx, "/v1/stop", r)
+	_, err := watch[none](ctx, c, "/v1/stop", r, nil)
+	return err
 }
 
 // Undelete implements Agent.
 func (c *Client) Undelete(ctx context.Context, r UndeleteRequest) (UndeleteResult, error) {
-	return ask[UndeleteResult](ctx, c, http.MethodPost, "/v1/undelete", r)
+	return watch[UndeleteResult](ctx, c, "/v1/undelete", r, nil)
 }
 
 // Access implements Agent.
 func (c *Client) Access(ctx context.Context, r AccessRequest) (Access, error) {
-	return ask[Access](ctx, c, http.MethodPost, "/v1/access", r)
+	return watch[Access](ctx, c, "/v1/access", r, nil)
 }
 
 // ListAccess implements Agent.
@@ -226,7 +231,8 @@ func (c *Client) ListAccess(ctx context.Context) ([]Access, error) {
 
 // EndAccess implements Agent.
 func (c *Client) EndAccess(ctx context.Context, r EndAccessRequest) error {
-	return c.tell(ctx, "/v1/access/end", r)
+	_, err := watch[none](ctx, c, "/v1/access/end", r, nil)
+	return err
 }
 
 // Console implements Agent.

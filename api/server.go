@@ -103,7 +103,7 @@ func (s *server) routes() http.Handler {
 		r.Caller = c
 		return none{}, a.Allow(ctx, r)
 	}))
-	mux.HandleFunc("POST /v1/accept", answer(s, func(ctx context.Context, r AcceptRequest, c Caller) (none, error) {
+	mux.HandleFunc("POST /v1/accept", stream(s, func(ctx context.Context, r AcceptRequest, c Caller, _ func(string)) (none, error) {
 		r.Caller = c
 		return none{}, a.Accept(ctx, r)
 	}))
@@ -111,19 +111,19 @@ func (s *server) routes() http.Handler {
 		r.Caller = c
 		return none{}, a.Restart(ctx, r)
 	}))
-	mux.HandleFunc("POST /v1/stop", answer(s, func(ctx context.Context, r MachineRequest, c Caller) (none, error) {
+	mux.HandleFunc("POST /v1/stop", stream(s, func(ctx context.Context, r MachineRequest, c Caller, _ func(string)) (none, error) {
 		r.Caller = c
 		return none{}, a.Stop(ctx, r)
 	}))
-	mux.HandleFunc("POST /v1/undelete", answer(s, func(ctx context.Context, r UndeleteRequest, c Caller) (UndeleteResult, error) {
+	mux.HandleFunc("POST /v1/undelete", stream(s, func(ctx context.Context, r UndeleteRequest, c Caller, _ func(string)) (UndeleteResult, error) {
 		r.Caller = c
 		return a.Undelete(ctx, r)
 	}))
-	mux.HandleFunc("POST /v1/access", answer(s, func(ctx context.Context, r AccessRequest, c Caller) (Access, error) {
+	mux.HandleFunc("POST /v1/access", stream(s, func(ctx context.Context, r AccessRequest, c Caller, _ func(string)) (Access, error) {
 		r.Caller = c
 		return a.Access(ctx, r)
 	}))
-	mux.HandleFunc("POST /v1/access/end", answer(s, func(ctx context.Context, r EndAccessRequest, c Caller) (none, error) {
+	mux.HandleFunc("POST /v1/access/end", stream(s, func(ctx context.Context, r EndAccessRequest, c Caller, _ func(string)) (none, error) {
 		r.Caller = c
 		return none{}, a.EndAccess(ctx, r)
 	}))

@@ -7,13 +7,11 @@ import (
 	"net/http"
 	"sync"
 	"time"
-
-	"reconciler/reconcile"
 )
 
 // stream serves a call that may take any time: progress and signs of life, one
-// JSON value a line, and the plan or the error as the last.
-func stream[Req any](s *server, call func(context.Context, Req, Caller, func(string)) (*reconcile.Plan, error)) http.HandlerFunc {
+// JSON value a line, and the result or the error as the last.
+func stream[Req, Res any](s *server, call func(context.Context, Req, Caller, func(string)) (Res, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var req Req
 		who, err := s.request(w, r, &req)
@@ -30,16 +28,19 @@ func stream[Req any](s *server, call func(context.Context, Req, Caller, func(str
 		finished := make(chan struct{})
 		var wg sync.WaitGroup
 		wg.Go(func() { lw.run(&q, s.timeouts.heartbeat, finished) })
-		plan, err := func() (*reconcile.Plan, error) {
+		res, err := func() (Res, error) {
 			// A panic of the agent is the HTTP server's to report, but not before
 			// the writer has let go of the connection.
 			defer wg.Wait()
 			defer close(finished)
 			return call(ctx, req, who, q.add)
 		}()
-		last := line{Done: true, Plan: plan}
+		last := line{Done: true}
+		if err == nil {
+			last.Result, err = json.Marshal(res)
+		}
 		if err != nil {
-			last.Plan, last.Error = nil, toWire(err)
+			last.Error = toWire(err)
 		}
 		lw.put(last)
 	}
@@ -119,10 +120,9 @@ func (l *lineWriter) put(v line) {
 		return
 	}
 	data, err := json.Marshal(v)
-	if err != nil {
-		data, _ = json.Marshal(line{Done: true, Error: Errorf(Internal, "answer: %v", err)}) // strings only
+	if err == nil {
+		err = l.rc.SetWriteDeadline(time.Now().Add(l.write))
 	}
-	err = l.rc.SetWriteDeadline(time.Now().Add(l.write))
 	if err == nil {
 		_, err = l.w.Write(append(data, '\n'))
 	}

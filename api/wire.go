@@ -2,12 +2,12 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"net"
 	"path/filepath"
 	"time"
 
 	"reconciler/internal/unixsock"
-	"reconciler/reconcile"
 )
 
 // SocketName is the socket's name in the run directory.
@@ -38,11 +38,11 @@ var defaultTimeouts = timeouts{
 }
 
 // line is one line of an answer that may take any time. One that has nothing is
-// a sign of life. Only the last one has Done, with a plan if there is one, or an error.
+// a sign of life. Only the last one has Done, with a result or an error.
 type line struct {
 	Progress string          `json:"progress,omitempty"`
 	Done     bool            `json:"done,omitempty"`
-	Plan     *reconcile.Plan `json:"plan,omitempty"`
+	Result   json.RawMessage `json:"result,omitempty"`
 	Error    *Error          `json:"error,omitempty"`
 }
 
