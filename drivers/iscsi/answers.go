@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"reconciler/drivers/iscsi/target"
 )
@@ -15,9 +18,9 @@ import (
 // answerTimeout is how long a healthy target may take to say that it is there.
 const answerTimeout = 1500 * time.Millisecond
 
-// Answers asks the target that it serves these disks now: its process answers,
-// has their volumes open and listens, and the portals that their claims use
-// accept. It returns within answerTimeout.
+// Answers asks that these disks are served now: the target's process answers
+// and has their volumes open, the portals that their claims use accept, and the
+// storage below the volumes returns a block. It returns within answerTimeout.
 func (d *Driver) Answers(ctx context.Context, disks []string) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
@@ -42,6 +45,9 @@ func (d *Driver) Answers(ctx context.Context, disks []string) error {
 			return fmt.Errorf("disk %s is not served: %s", r.Name, s.Error)
 		}
 		portals = append(portals, d.portalOf(uid, s))
+		if err := d.probes.read(ctx, s.Path); err != nil {
+			return fmt.Errorf("volume of disk %s: %w", r.Name, err)
+		}
 	}
 	slices.Sort(portals)
 	return d.knock(ctx, slices.Compact(portals))
@@ -72,4 +78,64 @@ func (d *Driver) knock(ctx context.Context, portals []string) error {
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// probes reads volumes. A read that never returns cannot be taken back, so at
+// most one is under way for each.
+type probes struct {
+	mu    sync.Mutex
+	stuck map[string]chan struct{}
+}
+
+// read reads the first block of a volume past the page cache.
+func (p *probes) read(ctx context.Context, path string) error {
+	p.mu.Lock()
+	done, stuck := p.stuck[path]
+	result := make(chan error, 1)
+	if !stuck {
+		if p.stuck == nil {
+			p.stuck = map[string]chan struct{}{}
+		}
+		done = make(chan struct{})
+		p.stuck[path] = done
+		go func() {
+			result <- readBlock(path)
+			p.mu.Lock()
+			delete(p.stuck, path)
+			p.mu.Unlock()
+			close(done)
+		}()
+	}
+	p.mu.Unlock()
+	select {
+	case err := <-result:
+		return err
+	case <-done:
+		if stuck { // another asked at the same time, and it came back
+			return nil
+		}
+		return <-result
+	case <-ctx.Done():
+		return fmt.Errorf("a read does not come back: %w", ctx.Err())
+	}
+}
+
+const block = 4096
+
+func readBlock(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.EINVAL) { // the file system has no direct I/O
+		f, err = os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf, err := unix.Mmap(-1, 0, block, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // aligned
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Munmap(buf) }()
+	_, err = f.ReadAt(buf, 0)
+	return err
 }

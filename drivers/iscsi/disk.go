@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
 	"reconciler/drivers/iscsi/claims"
@@ -129,7 +128,7 @@ func (d *Driver) createDisk(ctx context.Context, a *reconcile.Action, in reconci
 	defer release()
 	now := d.cfg.Now().UTC()
 	m := volume.Meta{
-		UID: a.UID, Name: a.Name, Names: []string{a.Name}, Incarnation: a.Want.Incarnation,
+		UID: a.UID, Name: a.Name, Incarnation: a.Want.Incarnation,
 		Cluster: at.record.Cluster, Pool: at.record.UID, Target: d.iqn(at.record.Cluster, a.UID), Size: int64(s.Size),
 		DeletionPolicy: s.DeletionPolicy, Retention: time.Duration(s.Retention),
 		Fields: a.Want.Fields, Created: now, Written: now,
@@ -208,10 +207,7 @@ func (d *Driver) follow(ctx context.Context, a *reconcile.Action, at place, v vo
 	m.State, m.Quarantine = volume.Ready, nil
 	m.Fields = a.Reached()
 	m.DeletionPolicy, m.Retention = s.DeletionPolicy, time.Duration(s.Retention)
-	if m.Name != a.Want.Name {
-		m.Names = append(slices.Clone(m.Names), a.Want.Name)
-		m.Name = a.Want.Name
-	}
+	m.Name, m.Incarnation = a.Want.Name, a.Want.Incarnation
 	if err := at.pool.Put(m); err != nil {
 		return err
 	}

@@ -63,6 +63,7 @@ type Driver struct {
 	images   *image.Store
 	imageDir *durable.Dir // records of images, UID.json
 	locks    locks
+	probes   probes
 
 	mu       sync.Mutex
 	cluster  string                      // of the last tree observed with

@@ -171,6 +171,14 @@ func (w *world) startTargetProcess() {
 	w.awaitTarget()
 }
 
+func signalTarget(t *testing.T, w *world, name string) {
+	t.Helper()
+	sig := map[string]syscall.Signal{"STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT, "KILL": syscall.SIGKILL}[name]
+	if err := w.process.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (w *world) awaitTarget() {
 	w.t.Helper()
 	await(w.t, "the target to answer", func() error {

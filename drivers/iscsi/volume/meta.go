@@ -24,9 +24,6 @@ type Meta struct {
 	State   State  `json:"state"`
 	UID     string `json:"uid"`
 	Name    string `json:"name"`
-	// Names are all names the disk had, oldest first: with them its UID can be
-	// computed again.
-	Names       []string `json:"names"`
 	Incarnation int      `json:"incarnation,omitempty"`
 	Cluster     string   `json:"cluster"`
 	Pool        string   `json:"pool"`   // UID

@@ -1,0 +1,239 @@
+package iscsi
+
+import (
+	"errors"
+	"net"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"reconciler/claim"
+	"reconciler/reconcile"
+	"reconciler/spec"
+)
+
+const rescue = "iqn.2026-11.local.rescue:admin"
+
+func (w *world) lend(t *testing.T, disk string, readOnly bool, initiators ...string) Access {
+	t.Helper()
+	a, err := w.d.Access(w.ctx(), AccessRequest{
+		Disk: disk, Initiators: initiators, Until: w.d.cfg.Now().Add(time.Hour), ReadOnly: readOnly, By: "alice",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func grantOfAccess(a Access, initiator string) claim.Grant {
+	return claim.Grant{Portal: a.Portal, Target: a.Target, LUN: a.LUN, User: a.User, Password: a.Password, Initiator: initiator}
+}
+
+func TestWriteAccessIsAClaim(t *testing.T) {
+	w := newWorld(t)
+	without := w.tree(w.poolYAML(""))
+	w.converge(w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi")))
+	uid := uidOf(spec.KindDisk, "web")
+
+	mustClaim(t, w, uid, owner("launch-1"))
+	_, err := w.d.Access(w.ctx(), AccessRequest{Disk: uid, Initiators: []string{rescue}, Until: w.d.cfg.Now().Add(time.Hour)})
+	var held *claim.HeldError
+	if !errors.As(err, &held) || held.Owner.Launch != "launch-1" {
+		t.Fatalf("write access to a machine's disk: %v", err)
+	}
+	if err := w.d.Release(w.ctx(), uid, owner("launch-1")); err != nil {
+		t.Fatal(err)
+	}
+
+	a := w.lend(t, uid, false, rescue, rescue+"-2")
+	mustIO(t, grantOfAccess(a, rescue), "write -P 9 0 64k")
+	mustIO(t, grantOfAccess(a, rescue+"-2"), "read -P 9 0 64k")
+	if _, err := qemuIO(grantOfAccess(a, rescue+"-3"), "read 0 64k"); err == nil {
+		t.Error("an initiator that was not named logs in")
+	}
+	if _, err := w.d.Claim(w.ctx(), uid, owner("launch-2")); !errors.As(err, &held) || held.Owner.Access != a.ID {
+		t.Errorf("claim beside a write access: %v", err)
+	}
+	if act := w.action(without, spec.KindDisk, "web"); act.State != reconcile.Waiting {
+		t.Errorf("removal beside an access: %+v", act)
+	}
+	// It survives a restart of the agent, as the same grant.
+	w.open()
+	list, err := w.d.ListAccess(w.ctx())
+	if err != nil || len(list) != 1 || list[0].ID != a.ID || list[0].By != "alice" || list[0].URL() != a.URL() {
+		t.Errorf("list: %+v, %v", list, err)
+	}
+	if err := w.d.EndAccess(w.ctx(), a.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.d.EndAccess(w.ctx(), a.ID); !errors.Is(err, ErrNoAccess) {
+		t.Errorf("ending it again: %v", err)
+	}
+	if _, err := qemuIO(grantOfAccess(a, rescue), "read 0 64k"); err == nil {
+		t.Error("an ended access logs in")
+	}
+	mustIO(t, mustClaim(t, w, uid, owner("launch-2")), "read -P 9 0 64k")
+}
+
+func TestAccessEndsByItself(t *testing.T) {
+	w := newWorld(t)
+	w.converge(w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi")))
+	uid := uidOf(spec.KindDisk, "web")
+	a := w.lend(t, uid, false, rescue)
+	w.pass(59*time.Minute, 0)
+	if err := w.d.Ensure(w.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	mustIO(t, grantOfAccess(a, rescue), "read 0 64k")
+	w.pass(time.Minute, 0)
+	if err := w.d.Ensure(w.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := qemuIO(grantOfAccess(a, rescue), "read 0 64k"); err == nil {
+		t.Error("an access that is over logs in")
+	}
+	if list, err := w.d.ListAccess(w.ctx()); err != nil || len(list) != 0 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	// Nor does a claim wait for the next Ensure.
+	b := w.lend(t, uid, false, rescue)
+	w.pass(2*time.Hour, 0)
+	if g := mustClaim(t, w, uid, owner("launch-1")); g.Epoch <= b.Epoch {
+		t.Errorf("epoch %d after %d", g.Epoch, b.Epoch)
+	}
+}
+
+func TestReadOnlyAccessStandsBesideAClaim(t *testing.T) {
+	w := newWorld(t)
+	w.converge(w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi")))
+	uid := uidOf(spec.KindDisk, "web")
+	g := mustClaim(t, w, uid, owner("launch-1"))
+	mustIO(t, g, "write -P 3 0 64k", "flush")
+	a := w.lend(t, uid, true, rescue)
+	r := grantOfAccess(a, rescue)
+	if out, err := qemuIO(r, "write -P 4 0 64k"); err == nil {
+		t.Errorf("a read-only access wrote: %s", out)
+	}
+	mustIO(t, g, "read -P 3 0 64k", "write -P 5 0 64k")
+	out, err := exec.Command("iscsi-inq", "-i", rescue, a.URL()).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "DIRECT_ACCESS") {
+		t.Errorf("iscsi-inq %v: %s", err, out)
+	}
+	if err := w.d.Release(w.ctx(), uid, owner("launch-1")); err != nil {
+		t.Fatal(err)
+	}
+	// A read-only access, too, keeps the disk from quarantine.
+	rm := reconcile.Action{Kind: spec.KindDisk, UID: uid, Name: "web", Op: reconcile.OpQuarantine}
+	if err := w.apply(rm); err == nil || !strings.Contains(err.Error(), a.ID) {
+		t.Errorf("quarantine beside a read-only access: %v", err)
+	}
+	if err := w.d.EndAccess(w.ctx(), a.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.apply(rm); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestEndOfAccessDrainsItsSession(t *testing.T) {
+	w := newWorld(t)
+	w.converge(w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi")))
+	uid := uidOf(spec.KindDisk, "web")
+	a := w.lend(t, uid, false, rescue)
+	// qemu-io without commands holds its session until its input ends.
+	cmd := exec.Command("qemu-io", "--object", "secret,id=chap,data="+a.Password.Reveal(), "--image-opts",
+		"driver=raw,file.driver=iscsi,file.transport=tcp,file.portal="+a.Portal+",file.target="+a.Target+",file.lun=0,file.user="+a.User+
+			",file.password-secret=chap,file.initiator-name="+rescue)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = in.Close(); _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	sessions := func() int {
+		list, err := w.d.List(w.ctx())
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, c := range list {
+			n += c.Sessions
+		}
+		return n
+	}
+	await(t, "the session to begin", func() error {
+		if sessions() == 0 {
+			return errors.New("no session")
+		}
+		return nil
+	})
+	if err := w.d.EndAccess(w.ctx(), a.ID); err != nil {
+		t.Fatal(err)
+	}
+	served, err := w.d.served(w.ctx())
+	if err != nil || len(served[a.Target].Sessions) != 0 {
+		t.Errorf("sessions after the end: %+v, %v", served[a.Target].Sessions, err)
+	}
+}
+
+func TestAnswersNoticesAStoppedTarget(t *testing.T) {
+	w := newWorldAt(t, t.TempDir())
+	w.startTargetProcess()
+	w.open()
+	w.converge(w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi"), diskYAML("db", "size: 4Mi")))
+	disks := []string{uidOf(spec.KindDisk, "web"), uidOf(spec.KindDisk, "db")}
+	if err := w.d.Answers(w.ctx(), disks); err != nil {
+		t.Fatalf("healthy: %v", err)
+	}
+	signalTarget(t, w, "STOP")
+	// The kernel still accepts connections for a process that is stopped.
+	c, err := net.DialTimeout("tcp", w.portal, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	began := time.Now()
+	if err := w.d.Answers(w.ctx(), disks); err == nil {
+		t.Error("a stopped target answers")
+	}
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("took %s", took)
+	}
+	signalTarget(t, w, "CONT")
+	await(t, "the target to answer again", func() error { return w.d.Answers(w.ctx(), disks) })
+	if err := w.d.Answers(w.ctx(), []string{uidOf(spec.KindDisk, "none")}); err == nil {
+		t.Error("a disk that is not there is answered for")
+	}
+}
+
+func TestUndeleteKeepsAndDeclares(t *testing.T) {
+	w := newWorld(t)
+	first := w.tree(w.poolYAML(""), diskYAML("old", "size: 4Mi, retention: 2h"))
+	w.converge(first)
+	renamed := strings.Replace(diskYAML("web", "size: 4Mi, retention: 2h"), "{name: web}", "{name: web, movedFrom: [old]}", 1)
+	w.converge(w.tree(w.poolYAML(""), renamed))
+	uid := uidOf(spec.KindDisk, "old")
+	if _, err := w.d.Undelete(w.ctx(), uid); err == nil {
+		t.Error("a disk in use was undeleted")
+	}
+	w.converge(w.tree(w.poolYAML("")))
+	o, err := w.d.Undelete(w.ctx(), uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.Meta.Name != "web" || spec.UID("demo", spec.KindDisk, o.Meta) != uid || o.Spec.(*spec.Disk).Size != 4*spec.MiB || o.Spec.(*spec.Disk).Pool != "fast" {
+		t.Errorf("%+v %+v", o.Meta, o.Spec)
+	}
+	w.pass(1000*time.Hour, 1000*time.Hour)
+	s := w.converge(w.tree(w.poolYAML("")))
+	l := s.Objects[reconcile.Key{Kind: spec.KindDisk, UID: uid}]
+	if l == nil || !l.Disk.Quarantined || !l.Disk.Until.IsZero() || l.Disk.Elapsed {
+		t.Fatalf("%+v", l)
+	}
+	if l := w.converge(w.tree(w.poolYAML(""), renamed)).Objects[l.Key()]; l.Disk.Quarantined {
+		t.Error("declared again, and still in quarantine")
+	}
+}
