@@ -1,0 +1,280 @@
+package kvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"reconciler/drivers/kvm/qmp"
+)
+
+// SilentError says that a machine's QEMU is there and does not answer.
+type SilentError struct{ PID int }
+
+func (e *SilentError) Error() string { return fmt.Sprintf("QEMU (pid %d) does not answer QMP", e.PID) }
+
+// errEnded says that the process of a link is gone.
+var errEnded = errors.New("QEMU has ended")
+
+const (
+	firstPatience = 2 * time.Second  // for the greeting on one socket, before trying the other
+	lastPatience  = 60 * time.Second // the same, after it has doubled often enough
+	redialPause   = 50 * time.Millisecond
+	silentWait    = 50 * time.Millisecond // for one already known to be silent
+)
+
+// link is the connection to one QEMU process. It dials, reads events and reads
+// back in the background, so that a QEMU that is silent costs its callers no
+// more than the time they give it.
+type link struct {
+	d    *Driver
+	uid  string
+	proc process
+	ctx  context.Context
+	stop context.CancelFunc
+
+	mu     sync.Mutex
+	conn   *qmp.Conn
+	up     chan struct{} // closed when conn is there
+	last   *reading
+	at     time.Time
+	gen    uint64 // raised whenever what was read may be out of date
+	read   uint64 // gen when last was begun
+	flight *flight
+}
+
+type flight struct {
+	since time.Time
+	gen   uint64
+	done  chan struct{}
+	r     *reading
+	err   error
+}
+
+func (d *Driver) newLink(uid string, p process) *link {
+	l := &link{d: d, uid: uid, proc: p, up: make(chan struct{}), gen: 1}
+	l.ctx, l.stop = context.WithCancel(d.ctx)
+	go l.run()
+	return l
+}
+
+func (l *link) close() { l.stop() }
+
+// run keeps a connection until the process ends.
+func (l *link) run() {
+	defer l.stop()
+	for patience := firstPatience; l.ctx.Err() == nil; {
+		conn := l.dial(patience)
+		if conn == nil {
+			if l.ended() {
+				break
+			}
+			patience = min(2*patience, lastPatience)
+			continue
+		}
+		patience = firstPatience
+		sub := conn.Subscribe(64)
+		l.mu.Lock()
+		l.conn = conn
+		l.gen++
+		close(l.up)
+		l.mu.Unlock()
+		l.watch(conn, sub)
+		conn.Close()
+		l.mu.Lock()
+		l.conn, l.up = nil, make(chan struct{})
+		l.gen++
+		l.mu.Unlock()
+		if l.ended() {
+			break
+		}
+	}
+	if l.d.ctx.Err() == nil {
+		l.d.tell(Event{l.uid, Disconnected})
+	}
+}
+
+// dial tries the agent's socket, then the rescue socket, which outlives the
+// run directory and is free when somebody else sits on the first.
+func (l *link) dial(patience time.Duration) *qmp.Conn {
+	for _, path := range []string{l.d.qmpPath(l.uid), l.d.rescuePath(l.uid)} {
+		ctx, cancel := context.WithTimeout(l.ctx, patience)
+		conn, err := connect(ctx, path)
+		if err == nil {
+			err = verify(ctx, conn, l.proc)
+			if err == nil {
+				cancel()
+				return conn
+			}
+			conn.Close()
+		}
+		cancel()
+		if l.ctx.Err() != nil {
+			return nil
+		}
+	}
+	select {
+	case <-l.ctx.Done():
+	case <-time.After(redialPause):
+	}
+	return nil
+}
+
+func connect(ctx context.Context, path string) (*qmp.Conn, error) {
+	short, done, err := shortPath(path)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return qmp.Dial(ctx, short)
+}
+
+// verify makes sure that the socket leads to the process: its path could lead
+// to another launch's.
+func verify(ctx context.Context, conn *qmp.Conn, p process) error {
+	chardevs, err := conn.Raw(ctx).QueryChardev()
+	if err != nil {
+		return err
+	}
+	for _, c := range chardevs {
+		if c.Label == marker(p.owner, p.launch) {
+			return nil
+		}
+	}
+	return errors.New("the socket leads to another process")
+}
+
+func (l *link) ended() bool {
+	p, ok, err := inspect(l.proc.pid)
+	return err == nil && (!ok || p.start != l.proc.start)
+}
+
+// quiet are events that change nothing of what is read back.
+var quiet = map[string]bool{
+	"RTC_CHANGE": true, "NIC_RX_FILTER_CHANGED": true, "VSERPORT_CHANGE": true, "BALLOON_CHANGE": true, "POWERDOWN": true,
+}
+
+func (l *link) watch(conn *qmp.Conn, sub *qmp.Subscription) {
+	for {
+		select {
+		case <-l.ctx.Done():
+			return
+		case e, ok := <-sub.C():
+			if !ok {
+				return
+			}
+			if quiet[e.Name] && !e.Lost {
+				continue
+			}
+			l.invalidate()
+			l.d.tell(Event{l.uid, e.Name})
+		}
+	}
+}
+
+// invalidate makes the next reader ask QEMU.
+func (l *link) invalidate() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gen++
+}
+
+// connection returns the connection, waiting for it until ctx ends.
+func (l *link) connection(ctx context.Context) (*qmp.Conn, error) {
+	for {
+		l.mu.Lock()
+		conn, up := l.conn, l.up
+		l.mu.Unlock()
+		if conn != nil && conn.Err() == nil {
+			return conn, nil
+		}
+		if conn != nil { // closed; the next is on its way
+			up = nil
+		}
+		var again <-chan time.Time
+		if up == nil {
+			again = time.After(time.Millisecond)
+		}
+		select {
+		case <-up:
+		case <-again:
+		case <-l.ctx.Done():
+			return nil, errEnded
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return nil, &SilentError{l.proc.pid}
+			}
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// readBack returns what QEMU says of itself, not older than Config.MaxAge and
+// the last event; with fresh, not older than the call.
+func (l *link) readBack(ctx context.Context, fresh bool) (*reading, error) {
+	l.mu.Lock()
+	if fresh {
+		l.gen++
+	}
+	need := l.gen
+	l.mu.Unlock()
+	for {
+		l.mu.Lock()
+		if l.last != nil && l.read >= need && time.Since(l.at) < l.d.cfg.MaxAge {
+			defer l.mu.Unlock()
+			return l.last, nil
+		}
+		f := l.flight
+		if f == nil {
+			f = &flight{since: time.Now(), gen: l.gen, done: make(chan struct{})}
+			l.flight = f
+			go l.fly(f)
+		}
+		l.mu.Unlock()
+		if err := l.wait(ctx, f); err != nil {
+			return nil, err
+		}
+		if f.err != nil {
+			return nil, f.err
+		}
+		if f.gen >= need {
+			return f.r, nil
+		}
+	}
+}
+
+// wait gives a reading under way what is left of its time. There is only ever
+// one, so that a silent QEMU does not collect commands.
+func (l *link) wait(ctx context.Context, f *flight) error {
+	left := max(l.d.cfg.ObserveTimeout-time.Since(f.since), silentWait)
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-f.done:
+		return nil
+	case <-timer.C:
+		return &SilentError{l.proc.pid}
+	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return &SilentError{l.proc.pid}
+		}
+		return ctx.Err()
+	}
+}
+
+func (l *link) fly(f *flight) {
+	conn, err := l.connection(l.ctx)
+	if err == nil {
+		f.r, err = readMachine(l.ctx, conn)
+	}
+	f.err = err
+	l.mu.Lock()
+	if err == nil {
+		l.last, l.at, l.read = f.r, time.Now(), f.gen
+	}
+	l.flight = nil
+	l.mu.Unlock()
+	close(f.done)
+}

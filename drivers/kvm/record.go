@@ -1,0 +1,235 @@
+package kvm
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"reconciler/reconcile"
+	"reconciler/spec"
+)
+
+// record is what must be known of a machine over a restart of the agent and of
+// the host. It is on disk before the act it describes.
+type record struct {
+	UID         string            `json:"uid"`
+	Name        string            `json:"name"`
+	Incarnation int               `json:"incarnation,omitempty"`
+	Machine     string            `json:"machine,omitempty"` // pinned machine type
+	Slots       map[string]int    `json:"slots,omitempty"`   // root port by device id; kept after the entry is gone
+	Fields      []reconcile.Field `json:"fields"`            // of the spec, as last carried out
+
+	Launch   *launch   `json:"launch,omitempty"`
+	Intent   string    `json:"intent,omitempty"` // what was begun and not finished
+	IntentAt time.Time `json:"intentAt,omitzero"`
+	Exit     *exit     `json:"exit,omitempty"`
+	Failures int       `json:"failures,omitempty"` // ends in a row, for the back-off
+	RetryAt  time.Time `json:"retryAt,omitzero"`
+}
+
+const (
+	intentStop   = "stop"
+	intentDelete = "delete"
+)
+
+// launch is one QEMU process, from before its exec.
+type launch struct {
+	ID      string    `json:"id"`
+	BootID  string    `json:"bootId"`
+	At      time.Time `json:"at"`
+	Accel   Accel     `json:"accel"`
+	Ports   int       `json:"ports"` // root ports
+	Argv    []string  `json:"argv"`
+	Started bool      `json:"started,omitempty"` // the guest was, or is just being, let run
+	Over    bool      `json:"over,omitempty"`    // its process is known to be gone
+	// Disks and NICs are those that are, or are just being, attached or
+	// detached, by entry name.
+	Disks map[string]diskEntry `json:"disks,omitempty"`
+	NICs  map[string]nicEntry  `json:"nics,omitempty"`
+}
+
+type diskEntry struct {
+	UID  string `json:"uid"`
+	Name string `json:"name"`
+}
+
+type nicEntry struct {
+	Network   string `json:"network"` // name
+	NetworkID string `json:"networkId,omitempty"`
+}
+
+// exit is how a guest or its QEMU ended without having been asked to.
+type exit struct {
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason"`
+	Failed bool      `json:"failed,omitempty"`
+}
+
+func (r *record) clone() *record {
+	c := *r
+	b, err := json.Marshal(r)
+	if err == nil {
+		c = record{}
+		err = json.Unmarshal(b, &c)
+	}
+	if err != nil {
+		panic("kvm: a record does not survive JSON: " + err.Error())
+	}
+	return &c
+}
+
+// adopt takes over everything the spec says.
+func (r *record) adopt(want *reconcile.Object) {
+	r.Name, r.Incarnation = want.Name, want.Incarnation
+	r.Fields = slices.Clone(want.Fields)
+}
+
+func (r *record) object() reconcile.Object {
+	return reconcile.Object{
+		Kind: spec.KindVirtualMachine, Name: r.Name, UID: r.UID, Incarnation: r.Incarnation, Fields: r.Fields,
+	}
+}
+
+// shutdownTimeout is the guest's time to shut down, as recorded.
+func (r *record) shutdownTimeout() time.Duration {
+	o := r.object()
+	var d spec.Duration
+	if v := o.Get("spec.shutdown.timeout"); v == "" || d.UnmarshalText([]byte(v)) != nil {
+		d = spec.DefaultShutdownTimeout
+	}
+	return time.Duration(d)
+}
+
+// live says that the recorded launch may have a process.
+func (r *record) live() bool { return r != nil && r.Launch != nil && !r.Launch.Over }
+
+func (d *Driver) file(uid, suffix string) string { return filepath.Join(d.dir, uid+suffix) }
+
+func (d *Driver) recordPath(uid string) string  { return d.file(uid, ".json") }
+func (d *Driver) rescuePath(uid string) string  { return d.file(uid, ".qmp") }
+func (d *Driver) consoleLog(uid string) string  { return d.file(uid, ".console.log") }
+func (d *Driver) messageLog(uid string) string  { return d.file(uid, ".qemu.log") }
+func (d *Driver) lockPath(uid string) string    { return d.file(uid, ".lock") }
+func (d *Driver) runDir(uid string) string      { return filepath.Join(d.run, uid) }
+func (d *Driver) qmpPath(uid string) string     { return filepath.Join(d.runDir(uid), "qmp") }
+func (d *Driver) consolePath(uid string) string { return filepath.Join(d.runDir(uid), "console") }
+
+// load reads every record. One that cannot be read makes its machine unknown,
+// not absent.
+func (d *Driver) load() error {
+	entries, err := os.ReadDir(d.dir)
+	if err != nil {
+		return fmt.Errorf("kvm: read the records: %w", err)
+	}
+	for _, e := range entries {
+		uid, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok {
+			continue
+		}
+		m := d.machine(uid)
+		b, err := os.ReadFile(filepath.Join(d.dir, e.Name()))
+		if err == nil {
+			r := &record{}
+			if err = json.Unmarshal(b, r); err == nil && r.UID != uid {
+				err = fmt.Errorf("it is the record of %q", r.UID)
+			}
+			m.rec = r
+		}
+		if err != nil {
+			m.rec, m.broken = nil, fmt.Errorf("the record %s cannot be read: %w", d.recordPath(uid), err)
+		}
+	}
+	return nil
+}
+
+// snapshot returns the record, which is never changed in place; nil if there
+// is none.
+func (m *machine) snapshot() *record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rec
+}
+
+// record changes the record, a new one if there is none, and returns when it
+// is on disk.
+func (d *Driver) record(m *machine, change func(*record)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := &record{UID: m.uid}
+	if m.rec != nil {
+		r = m.rec.clone()
+	}
+	change(r)
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the record: %w", err)
+	}
+	if err := writeSynced(d.recordPath(m.uid), append(b, '\n')); err != nil {
+		return fmt.Errorf("write the record: %w", err)
+	}
+	m.rec = r
+	return nil
+}
+
+// forget removes every file of the machine, its record last.
+func (d *Driver) forget(m *machine) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, path := range []string{
+		d.rescuePath(m.uid), d.consoleLog(m.uid), d.consoleLog(m.uid) + ".1", d.messageLog(m.uid),
+		d.lockPath(m.uid), d.recordPath(m.uid),
+	} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove the record: %w", err)
+		}
+	}
+	m.rec = nil
+	return syncDir(d.dir)
+}
+
+// writeSynced replaces a file so that after a crash the old or the new content
+// is there, whole.
+func writeSynced(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+func readBootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read the boot id: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
