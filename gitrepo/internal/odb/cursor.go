@@ -112,6 +112,7 @@ type Cursor struct {
 	zr     io.ReadCloser
 	bases  map[place]Object
 	cached int
+	buf    []byte
 }
 
 // NewCursor returns a cursor that sees the packs db has when each object is read.
@@ -145,6 +146,15 @@ func (c *Cursor) reset() (err error) {
 		err = c.zr.(zlib.Resetter).Reset(&c.win, nil)
 	}
 	return corrupt(err)
+}
+
+// drain copies the rest of an object to w without holding it, at most one byte
+// more than size.
+func (c *Cursor) drain(w io.Writer, size int64) (int64, error) {
+	if c.buf == nil {
+		c.buf = make([]byte, windowSize)
+	}
+	return io.CopyBuffer(w, io.LimitReader(c.zr, size+1), c.buf)
 }
 
 // corrupt marks errors of the data itself; an I/O error stays what it is.

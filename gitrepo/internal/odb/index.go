@@ -151,13 +151,13 @@ func (ix *indexer) scan() error {
 		switch e.typ {
 		case plumbing.OFSDeltaObject:
 			ix.byOff[e.baseOff] = append(ix.byOff[e.baseOff], int32(i))
-			n, err = io.Copy(io.Discard, io.LimitReader(ix.cur.zr, e.size+1))
+			n, err = ix.cur.drain(io.Discard, e.size)
 		case plumbing.REFDeltaObject:
 			ix.byHash[e.baseHash] = append(ix.byHash[e.baseHash], int32(i))
-			n, err = io.Copy(io.Discard, io.LimitReader(ix.cur.zr, e.size+1))
+			n, err = ix.cur.drain(io.Discard, e.size)
 		default:
 			hasher := plumbing.NewHasher(e.typ, e.size)
-			n, err = io.Copy(hasher, io.LimitReader(ix.cur.zr, e.size+1))
+			n, err = ix.cur.drain(hasher, e.size)
 			it.hash, it.done = hasher.Sum(), true
 			ix.bases = append(ix.bases, int32(i))
 		}

@@ -27,6 +27,7 @@ type Writer struct {
 	recs   []record
 	seen   map[Hash]int64
 	zw     *zlib.Writer
+	buf    []byte
 }
 
 // NewWriter starts a pack. The caller ends it with Finish or Abort.
@@ -162,7 +163,7 @@ func (w *Writer) Copy(c *Cursor, h Hash) error {
 		return fmt.Errorf("object %s: %w", h, err)
 	}
 	hasher := plumbing.NewHasher(e.typ, e.size)
-	if n, err := io.Copy(hasher, c.zr); err != nil {
+	if n, err := c.drain(hasher, e.size); err != nil {
 		return fmt.Errorf("object %s: %w", h, corrupt(err))
 	} else if n != e.size || hasher.Sum() != h {
 		return fmt.Errorf("object %s: %w: content does not match its name", h, ErrCorrupt)
@@ -197,7 +198,7 @@ func (w *Writer) copyDelta(c *Cursor, h Hash, p *pack, off int64, e entry) error
 	if err := c.reset(); err != nil {
 		return err
 	}
-	if _, err := io.Copy(io.Discard, c.zr); err != nil {
+	if _, err := c.drain(io.Discard, e.size); err != nil {
 		return fmt.Errorf("object %s: %w", h, corrupt(err))
 	}
 	end := c.win.off
@@ -211,8 +212,20 @@ func (w *Writer) copyDelta(c *Cursor, h Hash, p *pack, off int64, e entry) error
 }
 
 func (w *Writer) raw(p *pack, from, to int64) error {
-	_, err := io.Copy(w, io.NewSectionReader(p.f, from, to-from))
-	return err
+	if w.buf == nil {
+		w.buf = make([]byte, windowSize)
+	}
+	for from < to {
+		n, err := p.f.ReadAt(w.buf[:min(to-from, windowSize)], from)
+		if n == 0 {
+			return err
+		}
+		if _, err := w.Write(w.buf[:n]); err != nil {
+			return err
+		}
+		from += int64(n)
+	}
+	return nil
 }
 
 func (w *Writer) addChecked(h Hash, o Object) error {

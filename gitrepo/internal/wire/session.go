@@ -160,25 +160,38 @@ func (s *Session) Fetch(ctx context.Context, want plumbing.Hash, haves []plumbin
 		return err
 	}
 	defer answer.Close()
-	// Without multi_ack there is exactly one ACK or NAK (gitprotocol-pack(5)).
 	in := &bounded{r: answer, left: 1 << 62}
 	br := bufio.NewReaderSize(in, 64<<10)
-	line, err := packetLine(br)
-	if err != nil {
+	if err := acknowledged(br); err != nil {
 		return s.explain(in, err)
-	}
-	switch word, rest, _ := strings.Cut(line, " "); word {
-	case "ACK", "NAK":
-	case "ERR":
-		return fmt.Errorf("%w: %s", refusal(rest), clean(rest))
-	default:
-		return fmt.Errorf("%w: %q instead of ACK", ErrProtocol, clean(line))
 	}
 	var pack io.Reader = br
 	if s.refs.Capabilities.Supports(capability.Sideband64k) {
 		pack = sideband.NewDemuxer(sideband.Sideband64k, br)
 	}
 	return s.explain(in, receive(pack))
+}
+
+// acknowledged reads what precedes the pack: without multi_ack that is a NAK, or
+// an ACK for the first common commit and another after "done"
+// (gitprotocol-pack(5)).
+func acknowledged(br *bufio.Reader) error {
+	for n := 0; ; n++ {
+		if next, err := br.Peek(8); n > 0 && (err != nil || string(next[4:7]) != "ACK" && string(next[4:7]) != "NAK") {
+			return nil
+		}
+		line, err := packetLine(br)
+		if err != nil {
+			return err
+		}
+		switch word, rest, _ := strings.Cut(line, " "); word {
+		case "ACK", "NAK":
+		case "ERR":
+			return fmt.Errorf("%w: %s", refusal(rest), clean(rest))
+		default:
+			return fmt.Errorf("%w: %q instead of ACK", ErrProtocol, clean(line))
+		}
+	}
 }
 
 // explain prefers the connection's own failure, and then the server's words, to
