@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"reconciler/api"
 	"reconciler/claim"
@@ -48,6 +49,9 @@ type Hypervisor interface {
 // may write one.
 type Storage interface {
 	Driver
+	// Ensure makes the target run and serve what is recorded, and finishes what
+	// a crash left half done.
+	Ensure(ctx context.Context) error
 	Claim(ctx context.Context, disk string, o claim.Owner) (claim.Grant, error)
 	Release(ctx context.Context, disk string, o claim.Owner) error
 	// ImageFile returns the verified file of an image, fetching it if need be.
@@ -55,7 +59,7 @@ type Storage interface {
 	// Undelete keeps a quarantined disk without a deadline and returns the
 	// document that declares it.
 	Undelete(ctx context.Context, disk string) (yaml string, err error)
-	Access(ctx context.Context, disk string, r api.AccessRequest) (api.Access, error)
+	Access(ctx context.Context, disk string, r api.AccessRequest, until time.Time) (api.Access, error)
 	ListAccess(ctx context.Context) ([]api.Access, error)
 	EndAccess(ctx context.Context, id string) error
 }

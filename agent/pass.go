@@ -39,6 +39,9 @@ func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) 
 	var plan *reconcile.Plan
 	for round := 1; ; round++ {
 		want := a.desired(set)
+		if err := a.cfg.Storage.Ensure(ctx); err != nil {
+			a.log.Warn("storage", "error", err)
+		}
 		have, err := a.observe(ctx, want)
 		if err != nil {
 			return plan, errors.Join(revErr, err)

@@ -249,7 +249,7 @@ func (a *Agent) Access(ctx context.Context, r api.AccessRequest) (api.Access, er
 	if err != nil {
 		return api.Access{}, err
 	}
-	access, err := a.cfg.Storage.Access(ctx, k.UID, r)
+	access, err := a.cfg.Storage.Access(ctx, k.UID, r, a.cfg.Now().Add(r.For))
 	a.audit("Disk/"+r.Disk, "Access", fmt.Sprintf("%s for %s to %s", access.ID, r.For, strings.Join(r.Initiators, ", ")), r.Caller, err)
 	a.wake(trigger{why: "access"})
 	return access, err

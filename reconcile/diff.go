@@ -104,7 +104,7 @@ func (d *differ) keys() []Key {
 }
 
 // declared kinds have nothing of their own on a host: what was last applied is
-// what is there.
+// what is there, unless a driver observes them all the same.
 func declared(k spec.Kind) bool {
 	switch k {
 	case spec.KindCluster, spec.KindHost, spec.KindNetwork, spec.KindImage:
@@ -116,7 +116,7 @@ func declared(k spec.Kind) bool {
 // object decides on one object; ok is false where there is nothing left of it.
 func (d *differ) object(k Key) (a Action, ok bool) {
 	w, h, b := d.want.Objects[k], d.have.Objects[k], d.base[k]
-	if h == nil && declared(k.Kind) && b != nil && b.Done {
+	if h == nil && declared(k.Kind) && !d.have.Complete[k.Kind] && b != nil && b.Done {
 		h = LiveFromApplied(b)
 	}
 	a = Action{Kind: k.Kind, UID: k.UID, Host: d.want.Host, State: Ready, Changes: []Change{}, Want: w, Have: h}
