@@ -19,6 +19,8 @@ type Error struct {
 	// but where lostName is set, it is one object of this name.
 	lost     bool
 	lostName string
+	// dangling is what the error is about until it has a hint.
+	dangling reference
 }
 
 // Error writes FILE:LINE:COL: message (hint).
@@ -62,6 +64,11 @@ func (e Errors) sorted() error {
 	if len(e) == 0 {
 		return nil
 	}
+	e.sort()
+	return slices.Compact(e)
+}
+
+func (e Errors) sort() {
 	slices.SortFunc(e, func(a, b Error) int {
 		return cmp.Or(
 			cmp.Compare(a.File, b.File),
@@ -71,7 +78,6 @@ func (e Errors) sorted() error {
 			cmp.Compare(a.Hint, b.Hint),
 		)
 	})
-	return slices.Compact(e)
 }
 
 // asErrors returns the Errors that err is made of, or err itself as one.

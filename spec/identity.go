@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"crypto/sha1"
 	"crypto/sha256"
 	"strconv"
 	"strings"
@@ -14,9 +15,16 @@ var identitySpace = uuid.MustParse("6b0c4e5e-3f0e-5d6b-9b62-6f1f3c3e8a11")
 // UID is the identity of an object: it follows from the cluster's id, the kind,
 // the oldest name and the incarnation, so that CI computes the same one.
 func UID(clusterID string, kind Kind, m Meta) string {
-	return uuid.NewSHA1(identitySpace, []byte(strings.Join([]string{
-		clusterID, string(kind), m.OldestName(), strconv.Itoa(m.Incarnation),
-	}, "\x00"))).String()
+	b := append(make([]byte, 0, 256), identitySpace[:]...)
+	b = append(append(b, clusterID...), 0)
+	b = append(append(b, kind...), 0)
+	b = append(append(b, m.OldestName()...), 0)
+	b = strconv.AppendInt(b, int64(m.Incarnation), 10)
+	sum := sha1.Sum(b)
+	u := uuid.UUID(sum[:16])
+	u[6] = u[6]&0x0f | 0x50 // version 5
+	u[8] = u[8]&0x3f | 0x80 // the variant of RFC 9562
+	return u.String()
 }
 
 // OldestName is the first name the object ever had.

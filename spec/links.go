@@ -4,8 +4,10 @@ import (
 	"hash/maphash"
 	"iter"
 	"reflect"
+	"runtime"
 	"slices"
 	"strconv"
+	"sync"
 )
 
 // Rules between objects. Each is decided by looking at one object and what it
@@ -84,6 +86,7 @@ func appendKeys(list []uint64, e *entry) []uint64 {
 
 // reference is one name of another object.
 type reference struct {
+	kind  Kind
 	name  string
 	entry int // of the list it is in
 }
@@ -105,7 +108,7 @@ func (s *structure) eachRef(v reflect.Value, at int, yield func(*field, referenc
 		fv := v.Field(f.index)
 		switch f.shape {
 		case shapeString:
-			if name := fv.String(); name != "" && !yield(f, reference{name, at}) {
+			if name := fv.String(); name != "" && !yield(f, reference{f.ref, name, at}) {
 				return false
 			}
 		case shapeStruct:
@@ -131,30 +134,67 @@ func (s *structure) eachRef(v reflect.Value, at int, yield func(*field, referenc
 // their references, and their conflicts with each other.
 func (s *Set) checkLinks(list []*entry, gone losses) Errors {
 	var errs Errors
-	guess := guesser{set: s}
-	first := make(map[uint64]*entry, len(list)*2)
+	var mu sync.Mutex
+	parallel(len(list), func(from, to int) {
+		found := s.checkReferences(list[from:to], gone)
+		mu.Lock()
+		defer mu.Unlock()
+		errs = append(errs, found...)
+	})
+	// Each worker has the claims of its share of all keys, so every group of
+	// objects that claim one thing is seen by one worker.
+	workers := uint64(min(runtime.GOMAXPROCS(0), 1+len(list)/1000))
+	var wg sync.WaitGroup
+	for worker := range workers {
+		wg.Go(func() {
+			found := s.checkClaims(list, func(k uint64) bool { return k>>3%workers == worker })
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, found...)
+		})
+	}
+	wg.Wait()
+	errs.sort() // which names get a suggestion must not depend on who found them
+	s.suggest(errs)
+	return errs
+}
+
+// checkClaims finds objects that claim the same thing, among the keys of a share.
+func (s *Set) checkClaims(list []*entry, share func(uint64) bool) Errors {
+	var errs Errors
+	first := make(map[uint64]*entry, len(list))
 	for _, e := range list {
-		for f, r := range e.refs() {
-			to := s.get(f.ref, r.name)
-			if to == nil {
-				if !gone.any && !gone.names[r.name] {
-					errs = append(errs, e.fail(f.path, r.entry,
-						e.path(f, r.entry)+": there is no "+string(f.ref)+" "+quote(r.name), guess.hint(f.ref, r.name)))
-				}
-				continue
-			}
-			if !to.src.from.bad && !e.src.from.bad {
-				errs = s.checkReference(errs, e, f, r, to)
-			}
-		}
 		for i, k := range e.keys {
-			if !isClaim(k) || slices.Contains(e.keys[:i], k) {
+			if !isClaim(k) || !share(k) || slices.Contains(e.keys[:i], k) {
 				continue
 			}
 			if other, ok := first[k]; ok {
 				errs = s.conflict(errs, other, e)
 			} else {
 				first[k] = e
+			}
+		}
+	}
+	return errs
+}
+
+// checkReferences finds names of objects that are not there, and objects that
+// do not serve.
+func (s *Set) checkReferences(list []*entry, gone losses) Errors {
+	var errs Errors
+	for _, e := range list {
+		for f, r := range e.refs() {
+			to := s.get(f.ref, r.name)
+			if to == nil {
+				if !gone.any && !gone.names[r.name] {
+					err := e.fail(f.path, r.entry, e.path(f, r.entry)+": there is no "+string(f.ref)+" "+quote(r.name), "")
+					err.dangling = reference{kind: f.ref, name: r.name}
+					errs = append(errs, err)
+				}
+				continue
+			}
+			if !to.src.from.bad && !e.src.from.bad {
+				errs = s.checkReference(errs, e, f, r, to)
 			}
 		}
 	}
@@ -265,32 +305,30 @@ func (e *entry) path(f *field, at int) string {
 	return f.path + "[" + strconv.Itoa(at) + "]"
 }
 
-// guesser finds what a dangling name may have meant. A tree in which everything
-// dangles is not worth comparing every name with every other.
-type guesser struct {
-	set   *Set
-	known map[[2]string]string
-}
-
-func (g *guesser) hint(k Kind, name string) string {
+// suggest adds to dangling names what they may have meant. A tree in which
+// everything dangles is not worth comparing every name with every other.
+func (s *Set) suggest(errs Errors) {
 	const most = 50
-	id := [2]string{string(k), name}
-	near, ok := g.known[id]
-	if !ok && len(g.known) < most {
-		near = nearest(name, func(yield func(string) bool) {
-			for _, o := range g.set.Of(k) {
-				if !yield(o.Meta.Name) {
-					return
-				}
-			}
-		})
-		if g.known == nil {
-			g.known = make(map[[2]string]string)
+	known := make(map[[2]string]string)
+	for i, e := range errs {
+		if e.dangling.name == "" {
+			continue
 		}
-		g.known[id] = near
+		id := [2]string{string(e.dangling.kind), e.dangling.name}
+		near, ok := known[id]
+		if !ok && len(known) < most {
+			near = nearest(e.dangling.name, func(yield func(string) bool) {
+				for _, o := range s.Of(e.dangling.kind) {
+					if !yield(o.Meta.Name) {
+						return
+					}
+				}
+			})
+			known[id] = near
+		}
+		if near != "" {
+			errs[i].Hint = "did you mean " + near + "?"
+		}
+		errs[i].dangling = reference{}
 	}
-	if near == "" {
-		return ""
-	}
-	return "did you mean " + near + "?"
 }

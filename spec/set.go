@@ -3,9 +3,11 @@ package spec
 import (
 	"cmp"
 	"reflect"
+	"runtime"
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 )
 
 // Set is the valid tree of one revision. It never changes; Update makes the next one.
@@ -41,17 +43,16 @@ func Link(objects []*Object, parse error) (*Set, error) {
 	errs := asErrors(parse)
 	gone := lostObjects(errs)
 
-	s := &Set{entries: make([]*entry, 0, len(objects))}
+	sources := make([]*Object, 0, len(objects))
 	for _, o := range objects {
 		src, err := parsed(o, "("+string(o.Kind)+" "+o.Meta.Name+")")
 		if err != nil {
 			errs = append(errs, asErrors(err)...)
 			continue
 		}
-		// Each on its own, so that a later set does not hold on to all of them.
-		s.entries = append(s.entries, &entry{src: src, def: definitionOf(src.Kind)})
+		sources = append(sources, src)
 	}
-	sortEntries(s.entries)
+	s := &Set{entries: arrange(sources)}
 	errs = append(errs, s.findCluster()...)
 	if s.cluster == nil {
 		// The links are checked all the same, under no identity.
@@ -60,11 +61,13 @@ func Link(objects []*Object, parse error) (*Set, error) {
 			errs = append(errs, Error{File: ".", Msg: "the tree has no Cluster", Hint: "add a document of kind Cluster"})
 		}
 	}
-	var keys keyring
-	for _, e := range s.entries {
-		s.link(e)
-		keys.add(e)
-	}
+	parallel(len(s.entries), func(from, to int) {
+		var keys keyring
+		for _, e := range s.entries[from:to] {
+			s.link(e)
+			keys.add(e)
+		}
+	})
 	s.index()
 	if parse == nil {
 		errs = append(errs, sound(s.entries)...)
@@ -74,6 +77,49 @@ func Link(objects []*Object, parse error) (*Set, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// arrange makes entries of objects and sorts them. They are made in their final
+// order and each on its own: in order, so that to walk them is to walk through
+// memory; each on its own, so that a later set does not hold on to all of them.
+func arrange(objects []*Object) []*entry {
+	var kinds [7][]named
+	for _, o := range objects {
+		d := definitionOf(o.Kind)
+		kinds[d.order] = append(kinds[d.order], named{o.Meta.Name, o})
+	}
+	var wg sync.WaitGroup
+	for _, list := range kinds {
+		wg.Go(func() {
+			slices.SortFunc(list, func(a, b named) int {
+				return cmp.Or(strings.Compare(a.name, b.name), compareOrigins(a.from, b.from))
+			})
+		})
+	}
+	wg.Wait()
+	entries := make([]*entry, 0, len(objects))
+	for order, list := range kinds {
+		for _, n := range list {
+			entries = append(entries, &entry{src: n.Object, def: definitions[order]})
+		}
+	}
+	return entries
+}
+
+// named keeps an object's name where sorting finds it without a detour.
+type named struct {
+	name string
+	*Object
+}
+
+// parallel cuts n things into ranges, one for each processor.
+func parallel(n int, do func(from, to int)) {
+	parts := min(runtime.GOMAXPROCS(0), 1+n/1000)
+	var wg sync.WaitGroup
+	for i := range parts {
+		wg.Go(func() { do(n*i/parts, n*(i+1)/parts) })
+	}
+	wg.Wait()
 }
 
 // losses are objects that are in the tree but could not be read: a reference to
@@ -195,26 +241,47 @@ func (s *Set) link(e *entry) {
 // index fills everything that is looked up from sorted entries. Of two objects
 // with one name the first is found.
 func (s *Set) index() {
-	counts := [7]int{}
-	files := make(map[string][]*entry)
-	s.objects = make([]*Object, len(s.entries))
-	for i, e := range s.entries {
-		s.objects[i] = e.obj
-		counts[e.def.order]++
-		files[e.src.from.file] = append(files[e.src.from.file], e)
+	var wg sync.WaitGroup
+	for i := range s.names {
+		from, to := s.span(i)
+		wg.Go(func() {
+			s.names[i] = newShards[*entry](to - from)
+			for _, e := range slices.Backward(s.entries[from:to]) {
+				s.names[i].put(e.obj.Meta.Name, e)
+			}
+		})
 	}
-	for i, n := range counts {
-		s.names[i] = newShards[*entry](n)
+	wg.Go(func() {
+		s.uids = newShards[*entry](len(s.entries))
+		for _, e := range slices.Backward(s.entries) {
+			s.uids.put(e.obj.UID, e)
+		}
+	})
+	wg.Go(func() {
+		s.objects = objectsOf(s.entries)
+		s.files = newShards[[]*entry](len(s.entries))
+		for _, e := range s.entries {
+			file := e.src.from.file
+			list, _ := s.files.get(file)
+			s.files.put(file, append(list, e))
+		}
+	})
+	wg.Wait()
+}
+
+func objectsOf(entries []*entry) []*Object {
+	list := make([]*Object, len(entries))
+	for i, e := range entries {
+		list[i] = e.obj
 	}
-	s.uids = newShards[*entry](len(s.entries))
-	s.files = newShards[[]*entry](len(files))
-	for _, e := range slices.Backward(s.entries) {
-		s.names[e.def.order].put(e.obj.Meta.Name, e)
-		s.uids.put(e.obj.UID, e)
-	}
-	for f, list := range files {
-		s.files.put(f, list)
-	}
+	return list
+}
+
+// span is where the entries of a kind are, by its place in Kinds.
+func (s *Set) span(order int) (from, to int) {
+	from = sort.Search(len(s.entries), func(i int) bool { return s.entries[i].def.order >= order })
+	to = sort.Search(len(s.entries), func(i int) bool { return s.entries[i].def.order > order })
+	return from, to
 }
 
 // Cluster is the tree's only Cluster.
@@ -237,8 +304,7 @@ func (s *Set) Of(k Kind) []*Object {
 	if d == nil {
 		return nil
 	}
-	from := sort.Search(len(s.entries), func(i int) bool { return s.entries[i].def.order >= d.order })
-	to := sort.Search(len(s.entries), func(i int) bool { return s.entries[i].def.order > d.order })
+	from, to := s.span(d.order)
 	return s.objects[from:to:to]
 }
 

@@ -107,10 +107,7 @@ func (s *Set) with(kept, out, in []*entry) *Set {
 	for f, list := range byFile {
 		next.files.put(f, list)
 	}
-	next.objects = make([]*Object, len(next.entries))
-	for i, e := range next.entries {
-		next.objects[i] = e.obj
-	}
+	next.objects = objectsOf(next.entries)
 	return next
 }
 
