@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"net"
 	"os"
+
+	"reconciler/internal/unixsock"
 )
 
 // turnAt is the size, in bytes, from which a console log is turned over, well
@@ -16,12 +18,7 @@ const turnAt = 4 << 20
 // Console connects to the machine's serial console. QEMU serves one client at
 // a time; what the guest writes meanwhile is in the log, too.
 func (d *Driver) Console(ctx context.Context, uid string) (net.Conn, error) {
-	short, done, err := shortPath(d.consolePath(uid))
-	if err != nil {
-		return nil, fmt.Errorf("console: %w", err)
-	}
-	defer done()
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", short)
+	conn, err := unixsock.Dial(ctx, d.consolePath(uid))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errors.New("console: the machine has no console socket; it is not running, or the run directory was lost since it started")
 	}

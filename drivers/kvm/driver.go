@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"reconciler/internal/durable"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
@@ -104,16 +104,17 @@ const Disconnected = "DISCONNECTED"
 // Driver is the machines of one host. Its methods may be called concurrently;
 // actions on one machine run one after the other.
 type Driver struct {
-	cfg    Config
-	owner  string // short digest of Config.Owner, in the command line of our processes
-	dir    string // StateDir/vms
-	run    string // RunDir/vms
-	qemu   qemuBinary
-	accel  accelProof
-	events chan Event
-	ctx    context.Context // ends with Close
-	stop   context.CancelFunc
-	bootID func() (string, error)
+	cfg     Config
+	owner   string // short digest of Config.Owner, in the command line of our processes
+	dir     string // StateDir/vms
+	run     string // RunDir/vms
+	qemu    qemuBinary
+	accel   accelProof
+	records *durable.Dir // in dir
+	events  chan Event
+	ctx     context.Context // ends with Close
+	stop    context.CancelFunc
+	bootID  func() (string, error)
 
 	mu       sync.Mutex
 	machines map[string]*machine
@@ -150,10 +151,11 @@ func New(cfg Config) (*Driver, error) {
 		machines: map[string]*machine{},
 		step:     func(string) {},
 	}
-	d.ctx, d.stop = context.WithCancel(context.Background())
-	if err := os.MkdirAll(d.dir, 0o700); err != nil {
+	var err error
+	if d.records, err = durable.Open(d.dir, 0o600); err != nil {
 		return nil, fmt.Errorf("kvm: %w", err)
 	}
+	d.ctx, d.stop = context.WithCancel(context.Background())
 	if err := d.load(); err != nil {
 		return nil, err
 	}

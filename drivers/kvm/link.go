@@ -101,7 +101,7 @@ func (l *link) run() {
 func (l *link) dial(patience time.Duration) *qmp.Conn {
 	for _, path := range []string{l.d.qmpPath(l.uid), l.d.rescuePath(l.uid)} {
 		ctx, cancel := context.WithTimeout(l.ctx, patience)
-		conn, err := connect(ctx, path)
+		conn, err := qmp.Dial(ctx, path)
 		if err == nil {
 			err = verify(ctx, conn, l.proc)
 			if err == nil {
@@ -120,15 +120,6 @@ func (l *link) dial(patience time.Duration) *qmp.Conn {
 	case <-time.After(redialPause):
 	}
 	return nil
-}
-
-func connect(ctx context.Context, path string) (*qmp.Conn, error) {
-	short, done, err := shortPath(path)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	return qmp.Dial(ctx, short)
 }
 
 // verify makes sure that the socket leads to the process: its path could lead

@@ -109,9 +109,10 @@ func (r *record) shutdownTimeout() time.Duration {
 // live says that the recorded launch may have a process.
 func (r *record) live() bool { return r != nil && r.Launch != nil && !r.Launch.Over }
 
+const recordSuffix = ".json"
+
 func (d *Driver) file(uid, suffix string) string { return filepath.Join(d.dir, uid+suffix) }
 
-func (d *Driver) recordPath(uid string) string  { return d.file(uid, ".json") }
 func (d *Driver) rescuePath(uid string) string  { return d.file(uid, ".qmp") }
 func (d *Driver) consoleLog(uid string) string  { return d.file(uid, ".console.log") }
 func (d *Driver) messageLog(uid string) string  { return d.file(uid, ".qemu.log") }
@@ -123,26 +124,18 @@ func (d *Driver) consolePath(uid string) string { return filepath.Join(d.runDir(
 // load reads every record. One that cannot be read makes its machine unknown,
 // not absent.
 func (d *Driver) load() error {
-	entries, err := os.ReadDir(d.dir)
+	uids, err := d.records.Names(recordSuffix)
 	if err != nil {
-		return fmt.Errorf("kvm: read the records: %w", err)
+		return fmt.Errorf("kvm: list the records: %w", err)
 	}
-	for _, e := range entries {
-		uid, ok := strings.CutSuffix(e.Name(), ".json")
-		if !ok {
-			continue
-		}
-		m := d.machine(uid)
-		b, err := os.ReadFile(filepath.Join(d.dir, e.Name()))
-		if err == nil {
-			r := &record{}
-			if err = json.Unmarshal(b, r); err == nil && r.UID != uid {
-				err = fmt.Errorf("it is the record of %q", r.UID)
-			}
+	for _, uid := range uids {
+		m, r := d.machine(uid), &record{}
+		if err := d.records.ReadJSON(uid+recordSuffix, r); err != nil {
+			m.broken = fmt.Errorf("the record cannot be read: %w", err)
+		} else if r.UID != uid {
+			m.broken = fmt.Errorf("the record %s%s is of machine %q", uid, recordSuffix, r.UID)
+		} else {
 			m.rec = r
-		}
-		if err != nil {
-			m.rec, m.broken = nil, fmt.Errorf("the record %s cannot be read: %w", d.recordPath(uid), err)
 		}
 	}
 	return nil
@@ -166,12 +159,8 @@ func (d *Driver) record(m *machine, change func(*record)) error {
 		r = m.rec.clone()
 	}
 	change(r)
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode the record: %w", err)
-	}
-	if err := writeSynced(d.recordPath(m.uid), append(b, '\n')); err != nil {
-		return fmt.Errorf("write the record: %w", err)
+	if err := d.records.WriteJSON(m.uid+recordSuffix, r); err != nil {
+		return fmt.Errorf("keep the record: %w", err)
 	}
 	m.rec = r
 	return nil
@@ -182,48 +171,18 @@ func (d *Driver) forget(m *machine) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, path := range []string{
-		d.rescuePath(m.uid), d.consoleLog(m.uid), d.consoleLog(m.uid) + ".1", d.messageLog(m.uid),
-		d.lockPath(m.uid), d.recordPath(m.uid),
+		d.rescuePath(m.uid), d.consoleLog(m.uid), d.consoleLog(m.uid) + ".1",
+		d.messageLog(m.uid), d.messageLog(m.uid) + ".1", d.lockPath(m.uid),
 	} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove the record: %w", err)
+			return fmt.Errorf("remove the machine's files: %w", err)
 		}
 	}
+	if err := d.records.Remove(m.uid + recordSuffix); err != nil {
+		return fmt.Errorf("remove the record: %w", err)
+	}
 	m.rec = nil
-	return syncDir(d.dir)
-}
-
-// writeSynced replaces a file so that after a crash the old or the new content
-// is there, whole.
-func writeSynced(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
+	return nil
 }
 
 func readBootID() (string, error) {

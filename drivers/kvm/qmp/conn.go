@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"reconciler/internal/unixsock"
 )
 
 // maxMessage bounds one message of QEMU, in bytes. The largest known,
@@ -69,11 +71,10 @@ type message struct {
 	Timestamp struct{ Seconds, Microseconds int64 }
 }
 
-// Dial connects to QEMU's socket and finishes the handshake before ctx ends. A
+// Dial connects to QEMU's socket, whose path may be of any length, and finishes the handshake before ctx ends. A
 // QEMU that serves another client already is silent: SilentError.
 func Dial(ctx context.Context, path string) (*Conn, error) {
-	var d net.Dialer
-	nc, err := d.DialContext(ctx, "unix", path)
+	nc, err := unixsock.Dial(ctx, path)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, waited(ctx, "greeting")
@@ -81,7 +82,7 @@ func Dial(ctx context.Context, path string) (*Conn, error) {
 		return nil, fmt.Errorf("qmp: %w", err)
 	}
 	c := &Conn{
-		conn:    nc.(*net.UnixConn),
+		conn:    nc,
 		pending: map[uint64]chan reply{},
 		done:    make(chan struct{}),
 		subs:    map[*Subscription]struct{}{},
