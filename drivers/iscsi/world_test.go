@@ -3,6 +3,8 @@ package iscsi
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,18 +27,12 @@ import (
 	"reconciler/spec"
 )
 
-// The test binary is also the target process and the process that crashes.
-const (
-	envTarget = "ISCSI_TEST_TARGET" // state directory, run directory
-	envCrash  = "ISCSI_TEST_CRASH"  // see crash_test.go
-)
+// The test binary is also the target process: state directory, run directory.
+const envTarget = "ISCSI_TEST_TARGET"
 
 func TestMain(m *testing.M) {
-	switch {
-	case os.Getenv(envTarget) != "":
-		os.Exit(serveTarget(os.Getenv(envTarget)))
-	case os.Getenv(envCrash) != "":
-		os.Exit(crashMain())
+	if dirs := os.Getenv(envTarget); dirs != "" {
+		os.Exit(serveTarget(dirs))
 	}
 	os.Exit(m.Run())
 }
@@ -419,4 +415,9 @@ func mustIO(t *testing.T, g claim.Grant, commands ...string) {
 	} else if strings.Contains(out, "Pattern verification failed") {
 		t.Fatal(out)
 	}
+}
+
+func sha256Hex(b []byte) string {
+	h := sha256.Sum256(b)
+	return hex.EncodeToString(h[:])
 }

@@ -79,10 +79,7 @@ func checkExtensions(head []byte, off int64) error {
 	end := int64(1) << bits
 	for off+8 <= end {
 		if off+8 > int64(len(head)) {
-			if end <= int64(len(head)) || int64(len(head)) < 64<<10 {
-				return errors.New("the qcow2 header is cut off")
-			}
-			return errors.New("the qcow2 header is larger than 64 KiB")
+			return fmt.Errorf("the qcow2 header does not end within %d bytes", len(head))
 		}
 		kind, length := be.Uint32(head[off:]), int64(be.Uint32(head[off+4:]))
 		switch kind {

@@ -127,6 +127,12 @@ func (p *Pool) Dir() string { return p.dir }
 // Trace sets a function that is called before each durable step.
 func (p *Pool) Trace(step func(op string)) { p.records.Step = step }
 
+func (p *Pool) step(op string) {
+	if p.records.Step != nil {
+		p.records.Step(op)
+	}
+}
+
 // Destroy takes the marker away, and the directory if nothing else is in it.
 // The caller knows that there are no volumes.
 func (p *Pool) Destroy() error {

@@ -59,6 +59,7 @@ func (p *Pool) fillFile(ctx context.Context, path string, size int64, fill Fill)
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	p.step("fill " + filepath.Base(path))
 	if fill != nil {
 		if err := fill(ctx, f); err != nil {
 			return err
@@ -116,6 +117,7 @@ func (p *Pool) Grow(uid string, size int64) error {
 	if st.Size() >= size {
 		return nil
 	}
+	p.step("grow " + uid)
 	if err := f.Truncate(size); err != nil {
 		return err
 	}

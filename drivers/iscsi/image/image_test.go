@@ -1,0 +1,491 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"reconciler/spec"
+)
+
+func quiet(string, ...any) {}
+
+func newStore(t *testing.T, adjust func(*Config)) *Store {
+	t.Helper()
+	dir := t.TempDir()
+	cfg := Config{Dir: filepath.Join(dir, "store"), FileRoot: filepath.Join(dir, "images")}
+	if err := os.Mkdir(cfg.FileRoot, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if adjust != nil {
+		adjust(&cfg)
+	}
+	s, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func sum(b []byte) string {
+	h := sha256.Sum256(b)
+	return hex.EncodeToString(h[:])
+}
+
+func noise(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
+}
+
+func fileImage(t *testing.T, s *Store, name string, data []byte) *spec.Image {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(s.cfg.FileRoot, name), data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return &spec.Image{Source: spec.ImageSource{File: &spec.FileSource{Path: name}}, SHA256: sum(data)}
+}
+
+func TestFileSource(t *testing.T) {
+	s := newStore(t, nil)
+	data := noise(300_000)
+	img := fileImage(t, s, "a.img", data)
+	path, err := s.Ensure(context.Background(), img, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What happens to the source afterwards is of no interest.
+	if err := os.WriteFile(filepath.Join(s.cfg.FileRoot, "a.img"), []byte("changed"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	if again, err := s.Ensure(context.Background(), img, quiet); err != nil || again != path {
+		t.Errorf("%s, %v", again, err)
+	}
+	if err := s.Drop(img.SHA256); err != nil {
+		t.Fatal(err)
+	}
+	var mismatch *MismatchError
+	if _, err := s.Ensure(context.Background(), img, quiet); !errors.As(err, &mismatch) {
+		t.Errorf("changed content: %v", err)
+	}
+	if entries, _ := filepath.Glob(filepath.Join(s.cfg.Dir, "*"+img.SHA256+"*")); len(entries) != 0 {
+		t.Errorf("left over: %v", entries)
+	}
+}
+
+func TestFileSourceStaysBelowItsRoot(t *testing.T) {
+	s := newStore(t, nil)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	root := s.cfg.FileRoot
+	for link, to := range map[string]string{"abs": secret, "up": "../../" + filepath.Base(filepath.Dir(secret)) + "/secret", "dir": filepath.Dir(secret), "proc": "/proc/self/root" + secret} {
+		if err := os.Symlink(to, filepath.Join(root, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := exec.Command("mkfifo", filepath.Join(root, "fifo")).Run(); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"abs", "up", "dir/secret", "proc", secret, "../images/../" + filepath.Base(secret), "fifo", ".", "missing"} {
+		img := &spec.Image{Source: spec.ImageSource{File: &spec.FileSource{Path: path}}, SHA256: sum([]byte("secret"))}
+		if got, err := s.Ensure(context.Background(), img, quiet); err == nil {
+			t.Errorf("%s: got %s", path, got)
+		}
+	}
+	// A link that stays below is fine.
+	img := fileImage(t, s, "real", []byte("data"))
+	if err := os.Symlink("real", filepath.Join(root, "alias")); err != nil {
+		t.Fatal(err)
+	}
+	img.Source.File.Path = "alias"
+	if _, err := s.Ensure(context.Background(), img, quiet); err != nil {
+		t.Error(err)
+	}
+}
+
+func httpImage(url string, data []byte) *spec.Image {
+	return &spec.Image{Source: spec.ImageSource{HTTP: &spec.HTTPSource{URL: url}}, SHA256: sum(data)}
+}
+
+func TestDownloadGoesOnWhereItEnded(t *testing.T) {
+	data := noise(3 << 20)
+	var ranges []string
+	var broken atomic.Int32
+	broken.Store(2)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ranges = append(ranges, r.Header.Get("Range"))
+		if broken.Add(-1) >= 0 {
+			var from int
+			_, _ = fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
+			if from > 0 {
+				w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(data)-1, len(data)))
+			}
+			w.Header().Set("Content-Length", fmt.Sprint(len(data)-from))
+			if from > 0 {
+				w.WriteHeader(http.StatusPartialContent)
+			}
+			_, _ = w.Write(data[from : from+1<<20])
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}
+		http.ServeContent(w, r, "x", time.Time{}, bytes.NewReader(data))
+	}))
+	defer srv.Close()
+	srv.Config.ErrorLog = nil
+	s := newStore(t, nil)
+	img := httpImage(srv.URL, data)
+	for range 2 {
+		if _, err := s.Ensure(context.Background(), img, quiet); err == nil {
+			t.Fatal("a broken transfer was taken")
+		}
+		if _, ok := s.Have(img.SHA256); ok {
+			t.Fatal("half an image counts as there")
+		}
+	}
+	var said []string
+	path, err := s.Ensure(context.Background(), img, func(f string, a ...any) { said = append(said, fmt.Sprintf(f, a...)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(path); !bytes.Equal(got, data) {
+		t.Error("the content differs")
+	}
+	if want := fmt.Sprintf("bytes=%d-", 2<<20); len(ranges) != 3 || ranges[2] != want {
+		t.Errorf("ranges %q, the last should be %s", ranges, want)
+	}
+	if len(said) == 0 || !strings.Contains(said[0], "% of 3Mi") {
+		t.Errorf("progress: %q", said)
+	}
+}
+
+func TestDownloadBeginsAnewWhenTheFileChanged(t *testing.T) {
+	data := noise(1 << 20)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "x", time.Time{}, bytes.NewReader(data))
+	}))
+	defer srv.Close()
+	s := newStore(t, nil)
+	img := httpImage(srv.URL, data)
+	if err := os.WriteFile(s.partial(img.SHA256), []byte("of an older file"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Ensure(context.Background(), img, quiet); err != nil {
+		t.Fatal(err)
+	}
+	// More than the server has.
+	other := httpImage(srv.URL, data)
+	if err := s.Drop(img.SHA256); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.partial(img.SHA256), make([]byte, 2<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Ensure(context.Background(), other, quiet); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDownloadIsBounded(t *testing.T) {
+	endless := func(w http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil {
+			if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+				return
+			}
+		}
+	}
+	cases := map[string]struct {
+		serve http.HandlerFunc
+		want  string
+	}{
+		"no length":   {endless, "more than the"},
+		"long length": {func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Content-Length", "99999999") }, "more than the"},
+		"silent": {func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, "x")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}, "nothing came for"},
+		"missing":    {http.NotFound, "404"},
+		"wrong":      {func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "other") }, "sha256"},
+		"file: link": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "file:///etc/passwd", http.StatusFound) }, "scheme"},
+		"loop":       {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", http.StatusFound) }, "redirects"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			srv := httptest.NewServer(c.serve)
+			defer srv.Close()
+			s := newStore(t, func(c *Config) { c.MaxBytes, c.Stall = 1<<20, 300*time.Millisecond })
+			img := httpImage(srv.URL, []byte("wanted"))
+			_, err := s.Ensure(context.Background(), img, quiet)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+			if st, err := os.Stat(s.partial(img.SHA256)); err == nil && st.Size() > 1<<20 {
+				t.Errorf("%d bytes were kept", st.Size())
+			}
+		})
+	}
+}
+
+func newDest(t *testing.T) *os.File {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "volume"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return f
+}
+
+func TestRawCopyIsSparseAndVerified(t *testing.T) {
+	s := newStore(t, nil)
+	data := make([]byte, 8<<20)
+	copy(data[5<<20:], noise(1000))
+	img := fileImage(t, s, "a.img", data)
+	img.Format, img.VirtualSize = Raw, 8*spec.MiB
+	if _, err := s.Ensure(context.Background(), img, quiet); err != nil {
+		t.Fatal(err)
+	}
+	dst := newDest(t)
+	if err := s.Copy(context.Background(), img, dst, 16<<20, quiet); err != nil {
+		t.Fatal(err)
+	}
+	if err := dst.Truncate(16 << 20); err != nil {
+		t.Fatal(err)
+	}
+	got, _ := os.ReadFile(dst.Name())
+	if !bytes.Equal(got[:len(data)], data) || bytes.ContainsFunc(got[len(data):], func(r rune) bool { return r != 0 }) {
+		t.Error("the copy differs")
+	}
+	if out, _ := exec.Command("du", "-k", dst.Name()).Output(); !strings.HasPrefix(string(out), "64\t") && !strings.HasPrefix(string(out), "68\t") {
+		t.Errorf("allocated: %s", out)
+	}
+	if err := s.Copy(context.Background(), img, newDest(t), 4<<20, quiet); err == nil || !strings.Contains(err.Error(), "larger than the disk") {
+		t.Errorf("a smaller disk: %v", err)
+	}
+	stated := *img
+	stated.VirtualSize = 9 * spec.MiB
+	if err := s.Copy(context.Background(), &stated, newDest(t), 16<<20, quiet); err == nil || !strings.Contains(err.Error(), "the spec says") {
+		t.Errorf("another virtual size: %v", err)
+	}
+	// The copy goes bad without its size or time telling.
+	path := s.path(img.SHA256)
+	st, _ := os.Stat(path)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte{0xff}, 6<<20); err != nil {
+		t.Fatal(err)
+	}
+	_ = f.Close()
+	if err := os.Chtimes(path, st.ModTime(), st.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	var mismatch *MismatchError
+	if err := s.Copy(context.Background(), img, newDest(t), 16<<20, quiet); !errors.As(err, &mismatch) {
+		t.Errorf("a copy gone bad: %v", err)
+	}
+	if _, ok := s.Have(img.SHA256); ok {
+		t.Error("a copy gone bad is still there")
+	}
+}
+
+func qemuImg(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("qemu-img", args...).CombinedOutput(); err != nil {
+		t.Fatalf("qemu-img %v: %v: %s", args, err, out)
+	}
+}
+
+// qcow2 makes an image by qemu-img and gives it to the store.
+func qcow2(t *testing.T, s *Store, size spec.Size, args ...string) *spec.Image {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "x.qcow2")
+	qemuImg(t, append(append([]string{"create", "-q", "-f", "qcow2"}, args...), path, fmt.Sprint(int64(size)))...)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return qcow2Of(t, s, size, data)
+}
+
+func qcow2Of(t *testing.T, s *Store, size spec.Size, data []byte) *spec.Image {
+	t.Helper()
+	img := fileImage(t, s, "x.qcow2", data)
+	img.Format, img.VirtualSize = QCOW2, size
+	if _, err := s.Ensure(context.Background(), img, quiet); err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+func TestQCOW2IsConverted(t *testing.T) {
+	s := newStore(t, nil)
+	raw := make([]byte, 6<<20)
+	copy(raw[1<<20:], noise(100_000))
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "raw"), raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, opt := range []string{"compat=1.1", "compat=0.10", "compression_type=zstd", "extended_l2=on,cluster_size=128k"} {
+		out := filepath.Join(dir, "out.qcow2")
+		qemuImg(t, "convert", "-c", "-f", "raw", "-O", "qcow2", "-o", opt, filepath.Join(dir, "raw"), out)
+		data, err := os.ReadFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		img := qcow2Of(t, s, 6*spec.MiB, data)
+		dst := newDest(t)
+		if err := s.Copy(context.Background(), img, dst, 8<<20, quiet); err != nil {
+			t.Fatalf("%s: %v", opt, err)
+		}
+		if got, _ := os.ReadFile(dst.Name()); !bytes.Equal(got, raw) {
+			t.Errorf("%s: the content differs", opt)
+		}
+		if out, _ := exec.Command("stat", "-c", "%u %g %a", dst.Name()).Output(); strings.TrimSpace(string(out)) != "0 0 644" {
+			t.Errorf("%s: owner of the volume: %s", opt, out)
+		}
+	}
+}
+
+func TestQCOW2ThatRefersElsewhereIsRefused(t *testing.T) {
+	s := newStore(t, nil)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, bytes.Repeat([]byte("top secret\n"), 1000), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(what string, img *spec.Image, disk int64, want string) {
+		t.Helper()
+		dst := newDest(t)
+		err := s.Copy(context.Background(), img, dst, disk, quiet)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", what, err, want)
+		}
+		if got, _ := os.ReadFile(dst.Name()); bytes.Contains(got, []byte("secret")) {
+			t.Errorf("%s: leaked", what)
+		}
+	}
+	refused("backing file", qcow2(t, s, 1<<20, "-b", secret, "-F", "raw"), 1<<20, "backing file")
+	refused("data file", qcow2(t, s, 1<<20, "-o", "data_file="+filepath.Join(t.TempDir(), "data")+",data_file_raw=on"), 1<<20, "data file")
+	refused("encryption", qcow2(t, s, 1<<20, "--object", "secret,id=k,data=abc", "-o", "encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10"), 1<<20, "encrypted")
+	refused("too large", qcow2(t, s, 4<<20), 2<<20, "larger than the disk")
+	other := qcow2(t, s, 4<<20)
+	other.VirtualSize = 3 << 20
+	refused("other size", other, 8<<20, "the spec says")
+	refused("not qcow2", qcow2Of(t, s, 1<<20, []byte("#!/bin/sh\n")), 1<<20, "not a qcow2")
+	raw := fileImage(t, s, "raw", make([]byte, 1<<20))
+	raw.Format = "vmdk"
+	if _, err := s.Ensure(context.Background(), raw, quiet); err != nil {
+		t.Fatal(err)
+	}
+	refused("other format", raw, 1<<20, "not supported")
+	// Damage behind a sound header is qemu-img's to find; it ends with an error.
+	good := qcow2(t, s, 1<<20)
+	data, _ := os.ReadFile(s.path(good.SHA256))
+	binary.BigEndian.PutUint64(data[40:], 3) // L1 table, not aligned
+	refused("damaged", qcow2Of(t, s, 1<<20, data), 1<<20, "qemu-img")
+}
+
+// qemu-img runs as somebody who can read nothing, reach nothing and not go on
+// for ever.
+func TestQemuImgIsConfined(t *testing.T) {
+	probe := filepath.Join(t.TempDir(), "probe")
+	script := `#!/bin/sh
+id -u >&2; id -G >&2
+cat /etc/shadow >&2
+ip -o link show up >&2
+ulimit -a >&2
+env >&2
+exit 1
+`
+	if err := os.WriteFile(probe, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for d := probe; d != "/"; d = filepath.Dir(d) {
+		if err := os.Chmod(filepath.Dir(d), 0o755); err != nil && !errors.Is(err, os.ErrPermission) {
+			t.Fatal(err)
+		}
+		if filepath.Dir(d) == os.TempDir() {
+			break
+		}
+	}
+	if err := os.Chmod(os.TempDir(), 0o1777); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SECRET_TOKEN", "hunter2")
+	s := newStore(t, func(c *Config) { c.QemuImg = probe })
+	img := qcow2(t, s, 1<<20)
+	err := s.Copy(context.Background(), img, newDest(t), 1<<20, quiet)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	lines := strings.Split(err.Error(), "\n")
+	out := err.Error()
+	if !strings.HasSuffix(lines[0], "65534") || lines[1] != "65534" {
+		t.Errorf("runs as %q, groups %q", lines[0], lines[1])
+	}
+	if !strings.Contains(out, "Permission denied") {
+		t.Errorf("reads /etc/shadow: %s", out)
+	}
+	if strings.Contains(out, "hunter2") {
+		t.Error("sees the agent's environment")
+	}
+	if strings.Contains(out, "eth") || strings.Contains(out, "lo:") {
+		t.Errorf("has a network: %s", out)
+	}
+	loop := filepath.Join(filepath.Dir(probe), "loop")
+	slow := newStore(t, func(c *Config) { c.QemuImg, c.Convert = loop, 300*time.Millisecond })
+	if err := os.WriteFile(loop, []byte("#!/bin/sh\nsleep 60 &\nwait\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	err = slow.Copy(context.Background(), qcow2(t, slow, 1<<20), newDest(t), 1<<20, quiet)
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 5*time.Second {
+		t.Errorf("after %s: %v", time.Since(began), err)
+	}
+}
+
+func FuzzCheckQCOW2(f *testing.F) {
+	dir := f.TempDir()
+	for i, args := range [][]string{{}, {"-o", "compat=0.10"}, {"-u", "-b", "/etc/passwd", "-F", "raw"}, {"-o", "extended_l2=on"}} {
+		path := filepath.Join(dir, fmt.Sprint(i))
+		all := append(append([]string{"create", "-q", "-f", "qcow2"}, args...), path, "1048576")
+		if out, err := exec.Command("qemu-img", all...).CombinedOutput(); err != nil {
+			f.Fatalf("%v: %s", err, out)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data[:min(len(data), 1024)])
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		size, err := checkQCOW2(bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		if size <= 0 || binary.BigEndian.Uint64(data[8:]) != 0 || data[0] != 'Q' {
+			t.Errorf("accepted, size %d", size)
+		}
+	})
+}
