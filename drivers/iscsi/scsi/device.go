@@ -32,6 +32,9 @@ type Config struct {
 	// ReservationFile keeps persistent reservations over a restart when an
 	// initiator asks for it with APTPL. Without one APTPL is refused.
 	ReservationFile string
+	// OnPanic, where set, is told of a panic that Execute recovered from: the CDB,
+	// what was panicked with and the stack. It must not block.
+	OnPanic func(cdb []byte, value any, stack []byte)
 }
 
 // Device is a logical unit. Its methods may be called concurrently.

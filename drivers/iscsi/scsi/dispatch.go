@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"context"
+	"runtime/debug"
 
 	gotgt "github.com/gostor/gotgt/pkg/scsi"
 )
@@ -22,7 +23,10 @@ func (d *Device) Execute(ctx context.Context, c *Command) (r Result) {
 	defer func() {
 		// A defect here or in gotgt costs one command, not the process and the
 		// disks of everyone else (SPC-5 §4.4: INTERNAL TARGET FAILURE).
-		if recover() != nil {
+		if v := recover(); v != nil {
+			if d.cfg.OnPanic != nil {
+				d.cfg.OnPanic(c.CDB, v, debug.Stack())
+			}
 			r = d.result(fail(check(gotgt.HARDWARE_ERROR, gotgt.ASC_INTERNAL_TGT_FAILURE)))
 		}
 	}()

@@ -54,10 +54,7 @@ func (d *Device) read(_ context.Context, c *Command) outcome {
 		}
 	}
 	buf := c.In[:min(int64(len(c.In)), s.n)]
-	m := d.stripes.share(s.off, s.n)
-	_, err := d.store.ReadAt(buf, s.off)
-	d.stripes.unshare(m)
-	if err != nil {
+	if err := d.readAt(buf, s.off); err != nil {
 		return fail(readFault(err))
 	}
 	d.stats.reads.Add(1)
@@ -89,10 +86,7 @@ func (d *Device) storeData(c *Command, s span) fault {
 	if len(data) == 0 {
 		return good
 	}
-	m := d.stripes.share(s.off, int64(len(data)))
-	_, err := d.store.WriteAt(data, s.off)
-	d.stripes.unshare(m)
-	if err != nil {
+	if err := d.writeAt(data, s.off); err != nil {
 		return writeFault(err)
 	}
 	d.stats.writes.Add(1)

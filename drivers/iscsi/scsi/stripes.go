@@ -54,3 +54,26 @@ func (s *stripes) own(off, n int64) (mask uint64) {
 }
 
 func (s *stripes) disown(mask uint64) { s.each(mask, (*sync.RWMutex).Unlock) }
+
+// readAt, writeAt and zeroAt are the backing's calls for commands that share
+// their range.
+
+func (d *Device) readAt(p []byte, off int64) error {
+	m := d.stripes.share(off, int64(len(p)))
+	defer d.stripes.unshare(m)
+	_, err := d.store.ReadAt(p, off)
+	return err
+}
+
+func (d *Device) writeAt(p []byte, off int64) error {
+	m := d.stripes.share(off, int64(len(p)))
+	defer d.stripes.unshare(m)
+	_, err := d.store.WriteAt(p, off)
+	return err
+}
+
+func (d *Device) zeroAt(off, n int64, unmap bool) error {
+	m := d.stripes.share(off, n)
+	defer d.stripes.unshare(m)
+	return d.store.Zero(off, n, unmap)
+}

@@ -77,10 +77,7 @@ func (d *Device) zero(ctx context.Context, s span, unmap bool) fault {
 			return fault{status: StatusTaskAborted}
 		}
 		n := min(s.n, zeroStep)
-		m := d.stripes.share(s.off, n)
-		err := d.store.Zero(s.off, n, unmap)
-		d.stripes.unshare(m)
-		if err != nil {
+		if err := d.zeroAt(s.off, n, unmap); err != nil {
 			return writeFault(err)
 		}
 		s.off, s.n = s.off+n, s.n-n
@@ -153,10 +150,7 @@ func (d *Device) fill(ctx context.Context, s span, block []byte) fault {
 			return fault{status: StatusTaskAborted}
 		}
 		n := min(s.n, chunk)
-		m := d.stripes.share(s.off, n)
-		_, err := d.store.WriteAt(buf[:n], s.off)
-		d.stripes.unshare(m)
-		if err != nil {
+		if err := d.writeAt(buf[:n], s.off); err != nil {
 			return writeFault(err)
 		}
 		s.off, s.n = s.off+n, s.n-n

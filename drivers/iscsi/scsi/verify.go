@@ -86,10 +86,7 @@ func (d *Device) compare(ctx context.Context, data []byte, off int64) fault {
 			return fault{status: StatusTaskAborted}
 		}
 		part := data[at:min(len(data), at+chunk)]
-		m := d.stripes.share(off+int64(at), int64(len(part)))
-		_, err := d.store.ReadAt(buf[:len(part)], off+int64(at))
-		d.stripes.unshare(m)
-		if err != nil {
+		if err := d.readAt(buf[:len(part)], off+int64(at)); err != nil {
 			return readFault(err)
 		}
 		if i := mismatch(part, buf[:len(part)]); i >= 0 {
