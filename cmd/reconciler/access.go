@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"reconciler/api"
+	"reconciler/spec"
+)
+
+func (a *app) accessCmd() *cobra.Command {
+	var req api.AccessRequest
+	var end string
+	c := &cobra.Command{
+		Use:   "access disk/NAME --initiator IQN… --for SPAN | access --end ID",
+		Short: "Lend a disk to an iSCSI initiator for a while",
+		Long: `access admits an initiator of your own to a disk for a while: for rescue, backup
+or a conformance test. It prints what the initiator needs, the password among it;
+that is shown only now. Every access is written down and ends by itself.
+
+An access that may write is a claim: it is refused while a machine has the disk,
+and a machine's start waits for its end.`,
+		Example: `  reconciler access disk/web-1-root --initiator iqn.2026-11.example:backup --for 1h --read-only
+  reconciler access disk/web-1-root --initiator iqn.2026-11.example:rescue --for 1h -o json
+  reconciler access list
+  reconciler access --end 4f1c`,
+		Args:              upToOneArg,
+		Annotations:       map[string]string{formatsKey: "text, json, yaml"},
+		ValidArgsFunction: a.completeObjects(spec.KindDisk),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if end != "" {
+				if len(args) > 0 || len(req.Initiators) > 0 || req.For != 0 || req.ReadOnly {
+					return usagef("--end stands alone")
+				}
+				return a.endAccess(cmd.Context(), end)
+			}
+			var err error
+			if req.Disk, err = accessDisk(args, req); err != nil {
+				return err
+			}
+			client, err := a.dial()
+			if err != nil {
+				return err
+			}
+			grant, err := client.Access(cmd.Context(), req)
+			if err != nil {
+				return err
+			}
+			if a.flags.output != "text" {
+				return printData(a.stdout, a.flags.output, grant)
+			}
+			printAccess(a.stdout, grant)
+			return nil
+		},
+	}
+	c.Flags().StringArrayVar(&req.Initiators, "initiator", nil, "`name` of an initiator that is admitted; may be given several times")
+	c.Flags().DurationVar(&req.For, "for", 0, "how long, as in `1h`")
+	c.Flags().BoolVar(&req.ReadOnly, "read-only", false, "admit it to read only; the disk may be in use")
+	c.Flags().StringVar(&end, "end", "", "end the access of this `id`")
+	must(c.RegisterFlagCompletionFunc("initiator", cobra.NoFileCompletions))
+	must(c.RegisterFlagCompletionFunc("for", cobra.NoFileCompletions))
+	must(c.RegisterFlagCompletionFunc("end", a.completeAccess))
+	c.AddCommand(a.accessListCmd())
+	return c
+}
+
+func (a *app) endAccess(ctx context.Context, id string) error {
+	client, err := a.dial()
+	if err != nil {
+		return err
+	}
+	if err := client.EndAccess(ctx, api.EndAccessRequest{ID: id}); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stdout, "access %s is ended\n", clean(id))
+	return nil
+}
+
+func accessDisk(args []string, req api.AccessRequest) (string, error) {
+	switch {
+	case len(args) == 0:
+		return "", usagef("no disk is given")
+	case len(req.Initiators) == 0:
+		return "", usagef("--initiator must be given")
+	case req.For <= 0:
+		return "", usagef("--for must be given, as in --for 1h")
+	}
+	return parseOf(spec.KindDisk, args[0])
+}
+
+func (a *app) accessListCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Short:   "List the disks that are lent",
+		Long:    `list shows the accesses that are open, without their passwords.`,
+		Example: `  reconciler access list`,
+		Args:    noArgs,
+		Annotations: map[string]string{
+			formatsKey: "text, json, yaml",
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := a.dial()
+			if err != nil {
+				return err
+			}
+			list, err := client.ListAccess(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if a.flags.output != "text" {
+				return printData(a.stdout, a.flags.output, list)
+			}
+			return printAccessList(a.stdout, list, a.now())
+		},
+	}
+}
+
+func printAccess(w io.Writer, g api.Access) {
+	mode := "read and write"
+	if g.ReadOnly {
+		mode = "read only"
+	}
+	for _, l := range [][2]string{
+		{"id", g.ID},
+		{"disk", g.Disk},
+		{"mode", mode},
+		{"url", g.URL},
+		{"portal", g.Portal},
+		{"target", g.Target},
+		{"lun", fmt.Sprint(g.LUN)},
+		{"initiators", strings.Join(g.Initiators, ", ")},
+		{"user", g.User},
+		{"password", g.Password},
+		{"until", when(g.Until)},
+	} {
+		if l[1] != "" {
+			fmt.Fprintf(w, "%-11s %s\n", l[0], clean(l[1]))
+		}
+	}
+}
+
+func printAccessList(w io.Writer, list []api.Access, now time.Time) error {
+	t := newTable(w, "ID", "DISK", "MODE", "LEFT", "BY", "INITIATORS")
+	for _, g := range list {
+		mode := "rw"
+		if g.ReadOnly {
+			mode = "ro"
+		}
+		t.row(g.ID, g.Disk, mode, age(now, g.Until), g.By, strings.Join(g.Initiators, ", "))
+	}
+	return t.flush()
+}

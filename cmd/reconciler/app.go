@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"time"
+
+	"reconciler/api"
+	"reconciler/internal/config"
+)
+
+// app is one run of the command.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	now            func() time.Time
+
+	flags globalFlags
+	begun bool // a command's own work has begun: what fails now is no usage error
+}
+
+// globalFlags are those of every command. Empty means not given.
+type globalFlags struct {
+	config, stateDir, runDir, imageDir string
+	repo, branch, path, host, accel    string
+	output                             string
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.root()
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && !a.begun {
+		var usage *usageError
+		if !errors.As(err, &usage) {
+			err = &usageError{err.Error()}
+		}
+	}
+	return report(ctx, a.stderr, cmd.CommandPath(), err)
+}
+
+// config is what the file says, and what the flags say over it.
+func (a *app) config() (config.Config, error) {
+	c, err := a.configFile()
+	if err != nil {
+		return c, err
+	}
+	f := a.flags
+	byKey := map[string]string{}
+	for _, v := range []struct {
+		value      string
+		into       *string
+		key, fname string
+	}{
+		{f.stateDir, &c.StateDir, "stateDir", "--state-dir"},
+		{f.runDir, &c.RunDir, "runDir", "--run-dir"},
+		{f.imageDir, &c.ImageDir, "imageDir", "--image-dir"},
+		{f.repo, &c.Repo, "repo", "--repo"},
+		{f.branch, &c.Branch, "branch", "--branch"},
+		{f.path, &c.Path, "path", "--path"},
+		{f.host, &c.Host, "host", "--host"},
+		{f.accel, &c.Accel, "accel", "--accel"},
+	} {
+		if v.value != "" {
+			*v.into, byKey[v.key] = v.value, v.fname
+		}
+	}
+	for _, p := range c.Check() {
+		return c, usagef("%s: %s", byKey[p.Key], p.Msg) // the file was checked when it was read
+	}
+	return c, c.Complete()
+}
+
+func (a *app) configFile() (config.Config, error) {
+	if a.flags.config != "" {
+		return config.Load(a.flags.config)
+	}
+	c, err := config.Load(config.DefaultPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return config.Default(), nil
+	}
+	return c, err
+}
+
+// dial finds the running agent. A run directory that is given is enough: a
+// configuration that cannot be read must not keep an operator from the agent.
+func (a *app) dial() (*api.Client, error) {
+	if a.flags.runDir != "" {
+		return api.Dial(a.flags.runDir)
+	}
+	c, err := a.config()
+	if err != nil {
+		return nil, err
+	}
+	return api.Dial(c.RunDir)
+}

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"reconciler/api"
+)
+
+func (a *app) eventsCmd() *cobra.Command {
+	var follow bool
+	c := &cobra.Command{
+		Use:   "events",
+		Short: "Show what happened on this host",
+		Long: `events shows what the agent did and found, and what operators asked of it (type
+Audit), oldest first. With -f it goes on and shows every event as it happens;
+-o json then writes one event a line.`,
+		Example: `  reconciler events
+  reconciler events -f`,
+		Args:        noArgs,
+		Annotations: map[string]string{formatsKey: "text, json, yaml"},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if follow && a.flags.output == "yaml" {
+				return usagef("-f writes text or json")
+			}
+			client, err := a.dial()
+			if err != nil {
+				return err
+			}
+			if follow {
+				return a.followEvents(cmd.Context(), client)
+			}
+			events, err := client.Events(cmd.Context(), 0, false)
+			if err != nil {
+				return err
+			}
+			if a.flags.output != "text" {
+				return printData(a.stdout, a.flags.output, events)
+			}
+			for _, e := range events {
+				printEvent(a.stdout, "", e)
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on and show events as they happen")
+	return c
+}
+
+// followEvents prints events until ctx ends.
+func (a *app) followEvents(ctx context.Context, client api.Agent) error {
+	enc := json.NewEncoder(a.stdout)
+	var seen uint64
+	for {
+		events, err := client.Events(ctx, seen, true)
+		if err != nil {
+			return ended(ctx, err)
+		}
+		for _, e := range events {
+			seen = e.Seq
+			if a.flags.output == "text" {
+				printEvent(a.stdout, "", e)
+			} else if err := enc.Encode(e); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func printEvent(w io.Writer, indent string, e api.Event) {
+	var by string
+	if e.By != "" {
+		by = " (by " + e.By + ")"
+	}
+	line := fmt.Sprintf("%s%s  %-7s  %-12s  %s  %s%s", indent, when(e.Time), e.Type, e.Reason, e.Object, strings.TrimSpace(e.Message), by)
+	fmt.Fprintln(w, strings.TrimRight(clean(line), " "))
+}

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"reconciler/reconcile"
+)
+
+func printPlan(w io.Writer, format string, p *reconcile.Plan) error {
+	switch format {
+	case "json":
+		return printData(w, format, p)
+	case "markdown":
+		return p.WriteMarkdown(w)
+	}
+	return p.WriteText(w)
+}
+
+// progressWriter is where progress goes: not among data.
+func (a *app) progressWriter() io.Writer {
+	if a.flags.output == "text" {
+		return a.stdout
+	}
+	return a.stderr
+}
+
+func progressTo(w io.Writer) func(string) {
+	return func(s string) { fmt.Fprintln(w, cleanLines(s)) }
+}
+
+// settled shows what is left after a pass.
+func (a *app) settled(p *reconcile.Plan, detailed bool) error {
+	if err := printPlan(a.stdout, a.flags.output, p); err != nil {
+		return err
+	}
+	if detailed {
+		return planExit(p)
+	}
+	return nil
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"reconciler/spec"
+)
+
+func (a *app) validateCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "validate [DIR]",
+		Short: "Check the specs of a directory",
+		Long: `validate reads all specs below a directory (the current one by default) and shows
+everything that is wrong with them on standard error, one error a line:
+
+  FILE:LINE:COL: message (hint)
+
+-o github writes annotations that GitHub Actions shows in a pull request, with
+paths relative to the current directory. No agent and no repository are needed.`,
+		Example: `  reconciler validate
+  reconciler validate clusters/demo -o github`,
+		Args:        upToOneArg,
+		Annotations: map[string]string{formatsKey: "text, github"},
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return nil, cobra.ShellCompDirectiveFilterDirs
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir := "."
+			if len(args) == 1 {
+				dir = args[0]
+			}
+			set, err := loadDir(dir)
+			var errs spec.Errors
+			if errors.As(err, &errs) {
+				printSpecErrors(a.stderr, a.flags.output, dir, errs)
+				return exitCode(exitError)
+			}
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(a.stdout, "%d objects, all valid\n", set.Len())
+			return nil
+		},
+	}
+}
+
+// loadDir reads a tree. Nothing outside of it can be reached through it.
+func loadDir(dir string) (*spec.Set, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return spec.Load(root.FS())
+}
+
+func printSpecErrors(w io.Writer, format, dir string, errs spec.Errors) {
+	for _, e := range errs {
+		e.File = filepath.Join(dir, e.File)
+		if format == "github" {
+			fmt.Fprintln(w, annotation(e))
+		} else {
+			fmt.Fprintln(w, clean(e.Error()))
+		}
+	}
+}
+
+// annotation is a workflow command of GitHub Actions: in its message %, CR and
+// LF are escaped, in its properties also : and the comma.
+func annotation(e spec.Error) string {
+	data := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
+	property := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C")
+	msg := e.Msg
+	if e.Hint != "" {
+		msg += " (" + e.Hint + ")"
+	}
+	return fmt.Sprintf("::error file=%s,line=%d,col=%d::%s", property.Replace(e.File), max(e.Line, 1), max(e.Col, 1), data.Replace(msg))
+}
