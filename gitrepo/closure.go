@@ -25,6 +25,15 @@ func kind(m filemode.FileMode) filemode.FileMode { return m & typeMask }
 // false. It relies on the cache's invariant: whatever the cache has, it has with
 // all that it needs. An object that src lacks is ErrIncomplete.
 func closure(ctx context.Context, src *odb.DB, roots []hash, have func(hash) bool) ([]hash, error) {
+	w, err := walkFrom(ctx, src, roots, have)
+	if err != nil {
+		return nil, err
+	}
+	return w.list, nil
+}
+
+// walkFrom is closure that tells the commits too, newest first.
+func walkFrom(ctx context.Context, src *odb.DB, roots []hash, have func(hash) bool) (*walk, error) {
 	w := &walk{ctx: ctx, src: src, cur: src.NewCursor(), have: have, seen: make(map[hash]struct{})}
 	for _, h := range roots {
 		w.commit(h)
@@ -39,6 +48,7 @@ func closure(ctx context.Context, src *odb.DB, roots []hash, have func(hash) boo
 		if err != nil {
 			return nil, missing("commit", h, err)
 		}
+		w.commits = append(w.commits, c)
 		if err := w.tree(c.tree, "", 0); err != nil {
 			return nil, fmt.Errorf("commit %.12s: %w", c.Hash, err)
 		}
@@ -46,7 +56,7 @@ func closure(ctx context.Context, src *odb.DB, roots []hash, have func(hash) boo
 			w.commit(p)
 		}
 	}
-	return w.list, nil
+	return w, nil
 }
 
 func missing(what string, h hash, err error) error {
@@ -64,6 +74,8 @@ type walk struct {
 	seen  map[hash]struct{}
 	queue []hash
 	list  []hash
+
+	commits []Commit
 }
 
 // add reports whether the object is new and wanted.

@@ -88,9 +88,13 @@ func (r *Repo) checkRewrite(ctx context.Context, branch, head string) error {
 	if err != nil || pin == "" || pin == head {
 		return err
 	}
-	ok, err := r.IsAncestor(ctx, pin, head)
-	if err != nil {
-		return err
+	// A pinned commit that damage took and the branch did not bring back is not
+	// in the branch.
+	ok := r.db.Has(plumbing.NewHash(pin))
+	if ok {
+		if ok, err = r.IsAncestor(ctx, pin, head); err != nil {
+			return err
+		}
 	}
 	if !ok {
 		return &NonFastForwardError{Branch: branch, Old: pin, New: head}
@@ -105,20 +109,22 @@ func (r *Repo) bring(ctx context.Context, s upload, want hash) error {
 		return nil
 	}
 	have := r.db.Has
-	var haves []hash
-	if damaged {
-		have = func(hash) bool { return false }
-	} else {
-		var err error
-		if haves, err = r.haves(); err != nil {
-			return err
-		}
+	haves, err := r.haves()
+	if err != nil && !r.damaged() {
+		return err
+	}
+	if damaged = r.damaged(); damaged {
+		have, haves = func(hash) bool { return false }, nil
 	}
 	staged, err := s.fetch(ctx, r.db, r.packLimits(), want, haves, have)
 	if err != nil {
 		return err
 	}
-	if _, err := closure(ctx, staged.View(), []hash{want}, have); err != nil {
+	view := staged.View()
+	if damaged {
+		view = staged.Alone()
+	}
+	if _, err := closure(ctx, view, []hash{want}, have); err != nil {
 		return errors.Join(err, staged.Discard())
 	}
 	if err := staged.Publish(); err != nil {
@@ -155,7 +161,7 @@ func (r *Repo) haves() ([]hash, error) {
 			for range step {
 				c, err := readCommit(cur, h)
 				if err != nil {
-					return nil, r.readError(err)
+					return nil, r.readError(missing("commit", h, err))
 				}
 				if len(c.parents) == 0 {
 					step = 0

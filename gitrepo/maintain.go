@@ -2,8 +2,10 @@ package gitrepo
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/go-git/go-git/v5/plumbing"
 
@@ -46,29 +48,124 @@ func (r *Repo) roots() ([]hash, error) {
 		if err != nil {
 			return nil, err
 		}
-		if name != "" {
+		if name != "" && r.db.Has(plumbing.NewHash(name)) {
 			roots = append(roots, plumbing.NewHash(name))
 		}
 	}
 	return roots, nil
 }
 
+// repack copies what roots need into one pack, in which directories of later
+// commits are deltas on those of their parents: without that, every commit would
+// keep its directories whole.
 func (r *Repo) repack(ctx context.Context, roots []hash) error {
-	list, err := closure(ctx, r.db, roots, func(hash) bool { return false })
+	w, err := walkFrom(ctx, r.db, roots, func(hash) bool { return false })
 	if err != nil {
 		return r.readError(err)
 	}
-	staged, err := copyObjects(ctx, r.db, r.db, odb.Limits{}, list)
+	like, err := r.likeness(ctx, w.commits)
 	if err != nil {
 		return r.readError(err)
+	}
+	out, err := r.db.NewWriter(odb.Limits{})
+	if err != nil {
+		return err
+	}
+	var old, later []hash
+	for _, h := range w.list {
+		if r.db.InLargest(h) {
+			old = append(old, h)
+		} else {
+			later = append(later, h)
+		}
+	}
+	slices.Reverse(later) // oldest first: a base precedes its deltas
+	cur := r.db.NewCursor()
+	for _, i := range r.db.Order(len(old), func(i int) hash { return old[i] }) {
+		if err := errors.Join(ctx.Err(), out.Copy(cur, old[i])); err != nil {
+			return errors.Join(r.readError(err), out.Abort())
+		}
+	}
+	for _, h := range later {
+		if err := errors.Join(ctx.Err(), out.CopyOn(cur, h, like[h])); err != nil {
+			return errors.Join(r.readError(err), out.Abort())
+		}
+	}
+	staged, err := out.Finish()
+	if err != nil {
+		return err
 	}
 	return staged.Replace()
+}
+
+// likeness maps the directories of commits that came since the last repack to
+// what was at their path one commit before.
+func (r *Repo) likeness(ctx context.Context, commits []Commit) (map[hash]hash, error) {
+	like := make(map[hash]hash)
+	cur := r.db.NewCursor()
+	var pair func(new, old hash, depth int) error
+	pair = func(new, old hash, depth int) error {
+		if _, done := like[new]; done || new == old || depth > maxDepth || r.db.InLargest(new) {
+			return nil
+		}
+		like[new] = old
+		a, err := subdirs(cur, new)
+		if err != nil {
+			return err
+		}
+		b, err := subdirs(cur, old)
+		if err != nil {
+			return err
+		}
+		for name, h := range a {
+			if before, ok := b[name]; ok {
+				if err := pair(h, before, depth+1); err != nil {
+					return err
+				}
+			}
+		}
+		return ctx.Err()
+	}
+	for _, c := range commits {
+		if len(c.parents) == 0 || r.db.InLargest(c.tree) {
+			continue
+		}
+		parent, err := readCommit(cur, c.parents[0])
+		if err != nil {
+			return nil, err
+		}
+		if err := pair(c.tree, parent.tree, 0); err != nil {
+			return nil, err
+		}
+	}
+	return like, nil
+}
+
+func subdirs(cur *odb.Cursor, h hash) (map[string]hash, error) {
+	b, err := readTree(cur, h)
+	if err != nil {
+		return nil, err
+	}
+	dirs := make(map[string]hash)
+	for len(b) > 0 {
+		var e treeEntry
+		if e, b, err = nextEntry(b); err != nil {
+			return nil, err
+		}
+		if e.isDir() {
+			dirs[string(e.name)] = e.hash
+		}
+	}
+	return dirs, nil
 }
 
 // repaired ends a fetch that trusted nothing: what is whole is kept, the rest
 // dropped. A pinned commit that the damage took stays pinned by name, so that it
 // is not taken for "nothing was ever applied".
 func (r *Repo) repaired(ctx context.Context, tip hash) error {
+	if err := r.db.DropDamaged(ctx); err != nil {
+		return err
+	}
 	roots := []hash{tip}
 	pin, err := r.readRef(pinRef)
 	if err != nil {

@@ -158,6 +158,17 @@ func (r *Repo) open() error {
 			}
 		}
 	}
+	for _, ref := range []string{r.tipRef(), pinRef} {
+		name, err := r.readRef(ref)
+		if err != nil {
+			return err
+		}
+		if name != "" && !db.Has(plumbing.NewHash(name)) {
+			if err := r.markDamaged(); err != nil {
+				return err
+			}
+		}
+	}
 	// Another URL or branch shares objects and the pin, not the notion of what
 	// is newest.
 	source := Redact(r.cfg.URL) + "\n" + r.cfg.Branch + "\n"

@@ -110,7 +110,7 @@ func TestHTTPRefusals(t *testing.T) {
 		{"401", status(401), ErrAuth}, {"403", status(403), ErrAuth}, {"404", status(404), ErrRepositoryMissing},
 		{"429", status(429), ErrUnreachable}, {"500", status(500), ErrUnreachable}, {"503", status(503), ErrUnreachable},
 		{"418", status(418), ErrProtocol}, {"200 of a web page", status(200), ErrProtocol},
-		{"redirect to another host", http.RedirectHandler(elsewhere+"/info/refs?service=git-upload-pack", 302), ErrProtocol},
+		{"redirect to another host", http.RedirectHandler(elsewhere+"/info/refs?service=git-upload-pack", http.StatusFound), ErrProtocol},
 		{"garbage refs", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/x-git-upload-pack-advertisement")
 			io.WriteString(w, "zzzz\x1b[31m nonsense")

@@ -197,6 +197,9 @@ func (c *Cursor) at(p *pack, off, max int64, depth int) (Object, error) {
 	var o Object
 	for {
 		if b, ok := c.bases[place{p, off}]; ok {
+			if len(chain) == 0 && int64(len(b.Data)) > max {
+				return Object{}, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(b.Data), max)
+			}
 			o = b
 			break
 		}

@@ -184,6 +184,17 @@ func (db *DB) Has(h Hash) bool {
 	return false
 }
 
+// InLargest reports whether the biggest pack has the object: after a repack,
+// what came later is elsewhere.
+func (db *DB) InLargest(h Hash) bool {
+	packs := db.list()
+	if len(packs) == 0 {
+		return false
+	}
+	_, ok := packs[0].find(h)
+	return ok
+}
+
 // Order sorts positions of hashes into pack order, in which reading them all is
 // cheapest; objects that are not packed come last.
 func (db *DB) Order(n int, hash func(int) Hash) []int {

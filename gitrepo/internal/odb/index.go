@@ -276,7 +276,7 @@ func (ix *indexer) complete() error {
 }
 
 func (ix *indexer) append(h Hash, o Object) error {
-	w := &Writer{limits: ix.limits, off: ix.written, seen: make(map[Hash]int64)}
+	w := &Writer{limits: ix.limits, off: ix.written, seen: make(map[Hash]int)}
 	w.bw = bufio.NewWriter(io.NewOffsetWriter(ix.p.f, ix.written))
 	var err error
 	if w.zw, err = newDeflater(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/sha1"
 	"encoding/binary"
 	"errors"
@@ -42,6 +43,13 @@ func (s *Staged) Objects() int { return s.p.n }
 func (s *Staged) View() *DB {
 	v := &DB{objects: s.db.objects, looseDirs: s.db.looseDirs}
 	v.setPacks(append(slices.Clone(s.db.list()), s.p))
+	return v
+}
+
+// Alone returns a database of the pack only.
+func (s *Staged) Alone() *DB {
+	v := &DB{objects: s.db.objects}
+	v.setPacks([]*pack{s.p})
 	return v
 }
 
@@ -212,4 +220,43 @@ func (s *Staged) Replace() error {
 		}
 	}
 	return nil
+}
+
+// DropDamaged reads every pack whole and removes those whose content is not what
+// their checksums say.
+func (db *DB) DropDamaged(ctx context.Context) error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	var good []*pack
+	for _, p := range db.list() {
+		ok, err := p.intact(ctx)
+		if err != nil {
+			return err
+		}
+		if ok {
+			good = append(good, p)
+		} else if err := errors.Join(os.Remove(p.base+".idx"), os.Remove(p.base+".pack")); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	db.setPacks(good)
+	return nil
+}
+
+func (p *pack) intact(ctx context.Context) (bool, error) {
+	body := len(p.idx) - hashSize
+	if sum := sha1.Sum(p.idx[:body]); !bytes.Equal(sum[:], p.idx[body:]) {
+		return false, nil
+	}
+	h := sha1.New()
+	for off := int64(0); off < p.size-hashSize; off += 8 << 20 {
+		n := min(8<<20, p.size-hashSize-off)
+		if _, err := io.Copy(h, io.NewSectionReader(p.f, off, n)); err != nil {
+			return false, err
+		}
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+	}
+	return bytes.Equal(h.Sum(nil), p.idx[body-hashSize:body]), nil
 }

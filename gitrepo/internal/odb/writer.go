@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 )
 
 // Writer writes a new pack of the cache. Every object is written once; Add of
@@ -25,7 +26,7 @@ type Writer struct {
 	bw     *bufio.Writer
 	off    int64
 	recs   []record
-	seen   map[Hash]int64
+	seen   map[Hash]int // length of the object's chain of deltas
 	zw     *zlib.Writer
 	buf    []byte
 }
@@ -36,7 +37,7 @@ func (db *DB) NewWriter(limits Limits) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Writer{db: db, limits: limits, f: f, bw: bufio.NewWriterSize(f, 256<<10), seen: make(map[Hash]int64)}
+	w := &Writer{db: db, limits: limits, f: f, bw: bufio.NewWriterSize(f, 256<<10), seen: make(map[Hash]int)}
 	if w.zw, err = newDeflater(); err != nil {
 		return nil, errors.Join(err, w.Abort())
 	}
@@ -81,11 +82,14 @@ func (w *Writer) Finish() (*Staged, error) {
 	return s, nil
 }
 
-func (w *Writer) begin(h Hash, typ plumbing.ObjectType, size int64) error {
+// keepDepth bounds the chains of deltas that copying keeps, as git gc does.
+const keepDepth = 50
+
+func (w *Writer) begin(h Hash, typ plumbing.ObjectType, size int64, depth int) error {
 	if w.limits.Objects > 0 && len(w.recs) >= w.limits.Objects {
 		return fmt.Errorf("%w: pack over %d objects", ErrTooLarge, w.limits.Objects)
 	}
-	w.seen[h] = w.off
+	w.seen[h] = depth
 	w.recs = append(w.recs, record{hash: h, off: w.off})
 	_, err := w.Write(entryHeader(typ, size))
 	return err
@@ -115,25 +119,10 @@ func (w *Writer) Add(typ plumbing.ObjectType, data []byte) (Hash, error) {
 	if w.Has(h) {
 		return h, nil
 	}
-	if err := w.begin(h, typ, int64(len(data))); err != nil {
+	if err := w.begin(h, typ, int64(len(data)), 0); err != nil {
 		return h, err
 	}
 	return h, w.deflate(data)
-}
-
-// AddDelta writes object h as a delta on base, which must be in this pack by the
-// time it is finished.
-func (w *Writer) AddDelta(h, base Hash, delta []byte) error {
-	if w.Has(h) {
-		return nil
-	}
-	if err := w.begin(h, plumbing.REFDeltaObject, int64(len(delta))); err != nil {
-		return err
-	}
-	if _, err := w.Write(base[:]); err != nil {
-		return err
-	}
-	return w.deflate(delta)
 }
 
 // Copy writes an object of another database, checking that its content has its
@@ -169,7 +158,7 @@ func (w *Writer) Copy(c *Cursor, h Hash) error {
 		return fmt.Errorf("object %s: %w: content does not match its name", h, ErrCorrupt)
 	}
 	end := c.win.off
-	if err := w.begin(h, e.typ, e.size); err != nil {
+	if err := w.begin(h, e.typ, e.size, 0); err != nil {
 		return err
 	}
 	return w.raw(p, e.data, end)
@@ -187,7 +176,7 @@ func (w *Writer) copyDelta(c *Cursor, h Hash, p *pack, off int64, e entry) error
 	if err != nil {
 		return fmt.Errorf("object %s: %w", h, err)
 	}
-	if !w.Has(base) {
+	if !w.canBase(base) {
 		return w.addChecked(h, o)
 	}
 	if plumbing.ComputeHash(o.Type, o.Data) != h {
@@ -202,13 +191,63 @@ func (w *Writer) copyDelta(c *Cursor, h Hash, p *pack, off int64, e entry) error
 		return fmt.Errorf("object %s: %w", h, corrupt(err))
 	}
 	end := c.win.off
-	if err := w.begin(h, plumbing.REFDeltaObject, e.size); err != nil {
+	if err := w.begin(h, plumbing.REFDeltaObject, e.size, w.seen[base]+1); err != nil {
 		return err
 	}
 	if _, err := w.Write(base[:]); err != nil {
 		return err
 	}
 	return w.raw(p, e.data, end)
+}
+
+// canBase reports whether deltas on an object may be written.
+func (w *Writer) canBase(h Hash) bool {
+	depth, ok := w.seen[h]
+	return ok && depth < keepDepth
+}
+
+// minDelta is the size from which CopyOn looks for a delta.
+const minDelta = 512
+
+// CopyOn is Copy for an object that is probably much like another, which must
+// have been written before to be of use: it is stored as a delta on that one if
+// it is not a delta already.
+func (w *Writer) CopyOn(c *Cursor, h, base Hash) error {
+	p, off, ok := c.db.find(h)
+	if w.Has(h) || !ok || !w.canBase(base) {
+		return w.Copy(c, h)
+	}
+	c.win.seek(p, off)
+	e, err := parseEntry(&c.win, off)
+	if err != nil {
+		return fmt.Errorf("object %s: %w", h, corrupt(err))
+	}
+	if e.typ.IsDelta() || e.size < minDelta || e.size > baseCacheSize {
+		return w.Copy(c, h)
+	}
+	o, err := c.Get(h, MaxObject)
+	if err != nil {
+		return err
+	}
+	like, err := c.Get(base, MaxObject)
+	if err != nil {
+		return err
+	}
+	delta := packfile.DiffDelta(like.Data, o.Data)
+	if o.Type != like.Type || len(delta) > len(o.Data)/2 {
+		return w.Copy(c, h)
+	}
+	// What is read back must be the object, whatever made the delta.
+	if again, err := applyDelta(like.Data, delta, MaxObject); err != nil || plumbing.ComputeHash(o.Type, again) != h {
+		return w.Copy(c, h)
+	}
+	if err := w.begin(h, plumbing.REFDeltaObject, int64(len(delta)), w.seen[base]+1); err != nil {
+		return err
+	}
+	if _, err := w.Write(base[:]); err != nil {
+		return err
+	}
+	return w.deflate(delta)
 }
 
 func (w *Writer) raw(p *pack, from, to int64) error {
