@@ -129,7 +129,13 @@ func (d *Driver) release(ctx context.Context, disk string, o claim.Owner) error 
 // fence ends an admission that is Releasing. It is free only once the target
 // has said that no command of it can reach the volume any more.
 func (d *Driver) fence(ctx context.Context, disk string, a claims.Admission) error {
-	err := d.cfg.Target.Fence(ctx, a.Target, a.Epoch)
+	var err error
+	if !a.ReadOnly {
+		// For ever: an agent that was killed may have left a request to admit the
+		// epoch, which the target reads only now. Of a reader that would be seen
+		// by the next Ensure, and does no harm.
+		err = d.cfg.Target.Fence(ctx, a.Target, a.Epoch)
+	}
 	if err == nil {
 		err = d.admit(ctx, disk, a.Target)
 	}

@@ -20,6 +20,8 @@ import (
 	"testing/fstest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"reconciler/claim"
 	"reconciler/drivers/iscsi/target"
 	"reconciler/drivers/iscsi/volume"
@@ -112,6 +114,21 @@ func newWorldAt(t *testing.T, dir string) *world {
 	return w
 }
 
+// tmpfs mounts a small file system.
+func tmpfs(t *testing.T, size string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755,size="+size); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 func freePortal(t *testing.T) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -128,7 +145,7 @@ func (w *world) startTarget() {
 	done := make(chan error, 1)
 	go func() {
 		done <- target.Serve(ctx, target.Config{
-			StateDir: filepath.Join(w.dir, "state", "target"), RunDir: filepath.Join(w.dir, "run"),
+			StateDir: filepath.Join(w.dir, "target"), RunDir: filepath.Join(w.dir, "run"),
 			Logger: slog.New(slog.NewTextHandler(w.log, nil)),
 		})
 	}()
@@ -149,7 +166,7 @@ func (w *world) startTarget() {
 func (w *world) startTargetProcess() {
 	w.t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), envTarget+"="+filepath.Join(w.dir, "state", "target")+":"+filepath.Join(w.dir, "run"))
+	cmd.Env = append(os.Environ(), envTarget+"="+filepath.Join(w.dir, "target")+":"+filepath.Join(w.dir, "run"))
 	cmd.Stderr = w.log
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
@@ -173,6 +190,20 @@ func signalTarget(t *testing.T, w *world, name string) {
 	if err := w.process.Process.Signal(sig); err != nil {
 		t.Fatal(err)
 	}
+	if sig != syscall.SIGSTOP {
+		return
+	}
+	await(t, "every thread of the target to stop", func() error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", w.process.Process.Pid))
+		for _, f := range threads {
+			stat, rerr := os.ReadFile(f)
+			err = errors.Join(err, rerr)
+			if !bytes.Contains(stat, []byte(") T ")) {
+				return fmt.Errorf("%s", stat)
+			}
+		}
+		return err
+	})
 }
 
 func (w *world) awaitTarget() {
