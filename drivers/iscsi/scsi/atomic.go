@@ -18,7 +18,9 @@ func (d *Device) compareAndWrite(_ context.Context, c *Command) outcome {
 	switch {
 	case f.failed():
 	case len(c.Out) != o.want:
-		o.fault = illegal(ascIncompleteInitiatorData)
+		// 256 blocks of data, with the length's low byte alone in the CDB, come
+		// by here as well.
+		o.fault = invalidCDB(13)
 	case s.n > 0:
 		o.fault = d.swap(s, c.Out[:s.n], c.Out[s.n:])
 	}

@@ -36,8 +36,9 @@ func TestCompareAndWrite(t *testing.T) {
 	}
 	u.wantGood(u.do(cawCDB(0, 10, 0), nil, 0))
 	u.wantIllegal(u.do(cawCDB(0x20, 10, 1), pattern('a', 2), 0), gotgt.ASC_INVALID_FIELD_IN_CDB)
-	u.wantIllegal(u.do(cawCDB(0, 10, 1), pattern('a', 4), 0), ascIncompleteInitiatorData)
-	u.wantIllegal(u.do(cawCDB(0, 10, 3), pattern('a', 4), 0), ascIncompleteInitiatorData)
+	u.wantIllegal(u.do(cawCDB(0, 10, 1), pattern('a', 4), 0), gotgt.ASC_INVALID_FIELD_IN_CDB)
+	u.wantIllegal(u.do(cawCDB(0, 10, 3), pattern('a', 4), 0), gotgt.ASC_INVALID_FIELD_IN_CDB)
+	u.wantIllegal(u.do(cawCDB(0, 10, 0), pattern('a', 512), 0), gotgt.ASC_INVALID_FIELD_IN_CDB)
 	u.wantIllegal(u.do(cawCDB(0, testSize/512-1, 2), pattern('a', 4), 0), gotgt.ASC_LBA_OUT_OF_RANGE)
 }
 

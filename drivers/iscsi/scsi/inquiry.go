@@ -28,6 +28,7 @@ func (d *Device) inquiry(_ context.Context, c *Command) outcome {
 		data[1] |= 0x80
 	}
 	data[2] = 6    // SPC-4, as the version descriptors say
+	data[3] = 2    // response format; no HISUP, there is but one unit
 	data[5] = 0    // TPGS: gotgt's global switch claims implicit ALUA, which is not here
 	data[7] = 0x02 // CMDQUE
 	return reply(c, data, allocation)

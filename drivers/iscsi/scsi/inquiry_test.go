@@ -81,7 +81,7 @@ func TestVitalProductData(t *testing.T) {
 	b0 := page(vpdBlockLimits)
 	if b0[1] != 255 || binary.BigEndian.Uint32(b0[4:]) != MaxTransfer/512 ||
 		binary.BigEndian.Uint32(b0[16:]) != maxUnmapBlocks || binary.BigEndian.Uint32(b0[20:]) != maxUnmapDescriptors ||
-		binary.BigEndian.Uint64(b0[32:]) != maxWriteSameBlocks {
+		binary.BigEndian.Uint64(b0[32:]) != maxWriteSame/512 {
 		t.Errorf("block limits % x", b0)
 	}
 	if b1 := page(vpdCharacteristics); binary.BigEndian.Uint16(b1) != 1 || len(b1) != 60 {

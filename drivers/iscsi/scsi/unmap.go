@@ -12,7 +12,9 @@ import (
 const (
 	maxUnmapBlocks      = 1 << 20
 	maxUnmapDescriptors = 256
-	maxWriteSameBlocks  = 1 << 20
+	// maxWriteSame bounds what one WRITE SAME writes, in bytes, and so how long
+	// it takes.
+	maxWriteSame = MaxTransfer
 )
 
 // zeroStep is how much is zeroed or unmapped between two looks at whether the
@@ -58,7 +60,11 @@ func (d *Device) unmapSpans(list []byte) ([]span, fault) {
 	for i := range n {
 		desc := list[8+16*i:]
 		blocks := uint64(binary.BigEndian.Uint32(desc[8:]))
-		s, f := d.blockSpan(binary.BigEndian.Uint64(desc), blocks)
+		lba := binary.BigEndian.Uint64(desc)
+		if blocks == 0 && lba <= d.blocks() {
+			continue // not an error, at the very end neither
+		}
+		s, f := d.blockSpan(lba, blocks)
 		if f.failed() {
 			return nil, f
 		}
@@ -116,7 +122,7 @@ func (d *Device) writeSame(ctx context.Context, c *Command) outcome {
 	if blocks == 0 {
 		s.n = d.Size() - s.off
 	}
-	if s.n>>d.shift > maxWriteSameBlocks {
+	if s.n > maxWriteSame {
 		o.fault = invalidCDB(len(c.CDB) - 3)
 		return o
 	}
@@ -142,9 +148,7 @@ func (d *Device) writeSame(ctx context.Context, c *Command) outcome {
 func (d *Device) fill(ctx context.Context, s span, block []byte) fault {
 	buf := chunks.Get().(*[chunk]byte)
 	defer chunks.Put(buf)
-	for n := copy(buf[:], block); n < chunk && int64(n) < s.n; {
-		n += copy(buf[n:], buf[:n])
-	}
+	repeat(buf[:min(s.n, chunk)], block)
 	for s.n > 0 {
 		if ctx.Err() != nil {
 			return fault{status: StatusTaskAborted}

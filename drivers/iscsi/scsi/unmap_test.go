@@ -59,7 +59,7 @@ func TestUnmap(t *testing.T) {
 	u := newUnit(t)
 	u.fillAll('a')
 	before := u.allocated()
-	list := unmapList(0, 8, 13, 1, 4096, 4096, 2000, 0, testSize/512-1, 1)
+	list := unmapList(0, 8, 13, 1, 4096, 4096, 2000, 0, testSize/512, 0, testSize/512-1, 1)
 	u.wantGood(u.do(unmapCDB(list), list, 0))
 	u.check(func(lba int) byte {
 		if lba < 8 || lba == 13 || lba >= 4096 && lba < 8192 || lba == testSize/512-1 {
@@ -104,7 +104,7 @@ func TestUnmapBlockCountLimit(t *testing.T) {
 	u.wantGood(u.do(unmapCDB(list), list, 0))
 	list = unmapList(0, maxUnmapBlocks, maxUnmapBlocks, 1)
 	u.wantIllegal(u.do(unmapCDB(list), list, 0), ascInvalidFieldInParameters)
-	u.wantIllegal(u.do(block16(opWriteSame16, 0, 0, maxWriteSameBlocks+1), pattern(0, 1), 0), gotgt.ASC_INVALID_FIELD_IN_CDB)
+	u.wantIllegal(u.do(block16(opWriteSame16, 0, 0, maxWriteSame/512+1), pattern(0, 1), 0), gotgt.ASC_INVALID_FIELD_IN_CDB)
 	u.wantIllegal(u.do(block16(opWriteSame16, 0, 0, 0), pattern(0, 1), 0), gotgt.ASC_INVALID_FIELD_IN_CDB)
 }
 

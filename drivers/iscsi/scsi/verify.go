@@ -43,9 +43,7 @@ func (d *Device) verify(ctx context.Context, c *Command) outcome {
 			f = illegal(ascIncompleteInitiatorData)
 			break
 		}
-		for off := int64(0); off < s.n && !f.failed(); off += int64(d.cfg.BlockSize) {
-			f = d.compare(ctx, c.Out[:d.cfg.BlockSize], s.off+off)
-		}
+		f = d.compareSame(ctx, c.Out[:d.cfg.BlockSize], s)
 	default:
 		f = invalidCDB(1)
 	}
@@ -95,6 +93,31 @@ func (d *Device) compare(ctx context.Context, data []byte, off int64) fault {
 		at += len(part)
 	}
 	return good
+}
+
+// compareSame compares each block of a range with one. A MISCOMPARE says at
+// which byte of the block.
+func (d *Device) compareSame(ctx context.Context, block []byte, s span) fault {
+	buf := chunks.Get().(*[chunk]byte)
+	defer chunks.Put(buf)
+	repeat(buf[:min(s.n, chunk)], block)
+	for s.n > 0 {
+		n := min(s.n, chunk)
+		f := d.compare(ctx, buf[:n], s.off)
+		if f.failed() {
+			f.info %= uint64(len(block))
+			return f
+		}
+		s.off, s.n = s.off+n, s.n-n
+	}
+	return good
+}
+
+// repeat fills buf with copies of block.
+func repeat(buf, block []byte) {
+	for n := copy(buf, block); n < len(buf); {
+		n += copy(buf[n:], buf[:n])
+	}
 }
 
 // mismatch returns the index of the first byte in which a and b, of one length,

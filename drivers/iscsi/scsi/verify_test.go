@@ -57,5 +57,9 @@ func TestVerifyAcrossChunks(t *testing.T) {
 	u.fillAll('a')
 	data := pattern('a', 3*chunk/512)
 	data[chunk+5] = 'b'
+	u.wantGood(u.do(block16(opVerify16, 6, 1, 3*chunk/512), pattern('a', 1), 0))
+	u.wantGood(u.do(block10(opWrite10, 0, 1+2*chunk/512+7, 1), append(pattern('a', 1)[:500], "abcdefghijkl"...), 0))
+	u.wantMiscompare(u.do(block16(opVerify16, 6, 1, 3*chunk/512), pattern('a', 1), 0), 501)
+	u.fillAll('a')
 	u.wantMiscompare(u.do(block16(opVerify16, 2, 1, 3*chunk/512), data, 0), chunk+5)
 }

@@ -57,7 +57,7 @@ func (d *Device) blockLimits() []byte {
 		binary.BigEndian.PutUint32(b[24:], granularity) // OPTIMAL UNMAP GRANULARITY
 		b[28] = 0x80                                    // UGAVALID, alignment 0
 	}
-	binary.BigEndian.PutUint64(b[32:], maxWriteSameBlocks)
+	binary.BigEndian.PutUint64(b[32:], maxWriteSame>>d.shift)
 	return b
 }
 
