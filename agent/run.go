@@ -11,6 +11,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
+	"reconciler/api"
 	"reconciler/reconcile"
 )
 
@@ -19,7 +20,7 @@ import (
 const settleTime = 20 * time.Millisecond
 
 // Run reconciles until ctx ends. Guests and their disks go on without it.
-func (a *Agent) Run(ctx context.Context) error {
+func (a *Agent) Run(ctx context.Context) (err error) {
 	release, err := a.lock()
 	if err != nil {
 		return err
@@ -31,6 +32,17 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer stop()
+	l, err := api.Listen(a.cfg.RunDir)
+	if err != nil {
+		return fmt.Errorf("listen for commands: %w", err)
+	}
+	ctx, end := context.WithCancel(ctx)
+	served := make(chan error, 1)
+	go func() {
+		defer end() // an agent that nobody can talk to is no use
+		served <- api.Serve(ctx, l, a, a.log)
+	}()
+	defer func() { end(); err = errors.Join(err, <-served) }()
 
 	quiet := func(string) {}
 	// Machines come back from the cached revision first: the forge may be one

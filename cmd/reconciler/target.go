@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+
 	"github.com/spf13/cobra"
 
 	"reconciler/drivers/iscsi/target"
@@ -10,6 +12,7 @@ import (
 // on when the agent ends.
 func (a *app) targetCmd() *cobra.Command {
 	var logs logFlags
+	var supervise bool
 	c := &cobra.Command{
 		Use:   "target",
 		Short: "Serve disks over iSCSI",
@@ -27,10 +30,27 @@ directories are those of the target itself.`,
 			if err != nil {
 				return err
 			}
+			if supervise {
+				e, err := targetProcess(a.flags.stateDir, a.flags.runDir)
+				if err != nil {
+					return err
+				}
+				return ended(cmd.Context(), target.Supervise(cmd.Context(), e, log))
+			}
 			err = target.Serve(cmd.Context(), target.Config{StateDir: a.flags.stateDir, RunDir: a.flags.runDir, Logger: log})
 			return ended(cmd.Context(), err)
 		},
 	}
 	logs.register(c)
+	c.Flags().BoolVar(&supervise, target.SuperviseFlag[len("--"):], false, "keep a target running instead of being one")
 	return c
+}
+
+// targetProcess says how the target of these directories is started.
+func targetProcess(stateDir, runDir string) (target.EnsureConfig, error) {
+	exe, err := os.Executable()
+	return target.EnsureConfig{
+		Exe: exe, Args: []string{"target", "--state-dir", stateDir, "--run-dir", runDir},
+		StateDir: stateDir, RunDir: runDir,
+	}, err
 }

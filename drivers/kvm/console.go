@@ -28,6 +28,10 @@ func (d *Driver) Console(ctx context.Context, uid string) (net.Conn, error) {
 	return conn, nil
 }
 
+// ConsoleSocket is the path of the machine's console socket, which is there
+// while the machine runs.
+func (d *Driver) ConsoleSocket(uid string) string { return d.consolePath(uid) }
+
 // ConsoleLogs returns the paths of what the guest wrote to its serial console,
 // older first. They may not exist.
 func (d *Driver) ConsoleLogs(uid string) []string {

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"reconciler/agent"
+	"reconciler/api"
+	"reconciler/claim"
+	"reconciler/drivers/iscsi"
+	"reconciler/drivers/iscsi/target"
+	"reconciler/drivers/kvm"
+	"reconciler/gitrepo"
+	"reconciler/internal/config"
+	"reconciler/policy"
+	"reconciler/reconcile"
+	"reconciler/revision"
+	"reconciler/spec"
+)
+
+// build makes an agent of a host's configuration. It starts nothing and
+// changes nothing outside the agent's directories; close gives them back.
+func build(ctx context.Context, c config.Config, log *slog.Logger) (a *agent.Agent, closeAll func() error, err error) {
+	if c.Repo == "" {
+		return nil, nil, errors.New("no repository is configured (--repo, or repo in the configuration file)")
+	}
+	var closers []func() error
+	closeAll = func() error {
+		var errs []error
+		for i := len(closers) - 1; i >= 0; i-- {
+			errs = append(errs, closers[i]())
+		}
+		return errors.Join(errs...)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll())
+		}
+	}()
+	repo, err := gitrepo.Open(gitrepo.Config{
+		URL: c.Repo, Branch: c.Branch, Path: c.Path, CacheDir: filepath.Join(c.StateDir, "git"),
+		TokenFile: c.Credentials.TokenFile, SSHKeyFile: c.Credentials.SSHKeyFile,
+		KnownHostsFile: c.Credentials.KnownHostsFile, CAFile: c.Credentials.CAFile,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	closers = append(closers, repo.Close)
+	source, err := revision.New(repo, filepath.Join(c.StateDir, "git", "parsed"))
+	if err != nil {
+		return nil, nil, err
+	}
+	closers = append(closers, source.Close)
+
+	disks, err := newStorage(c, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	closers = append(closers, func() error { disks.client.Close(); return nil })
+	machines, err := kvm.New(kvm.Config{
+		StateDir: c.StateDir, RunDir: c.RunDir, Accel: kvm.Accel(c.Accel),
+		AllowedBridges: c.Allowed.Bridges, Storage: disks, Log: log,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	closers = append(closers, machines.Close)
+
+	a, err = agent.New(agent.Config{
+		Host: c.Host, Repo: gitrepo.Redact(c.Repo), Branch: c.Branch, StateDir: c.StateDir, RunDir: c.RunDir,
+		Source: source, Hypervisor: hypervisor{machines}, Storage: disks, Changed: changed(ctx, machines),
+		Interval: c.Interval, Heartbeat: c.Heartbeat, StatusRef: c.StatusRefPrefix, Parallel: c.Limits.Parallel,
+		Limits:  policy.Limits{Count: c.Limits.Budget.Count, Percent: c.Limits.Budget.Percent},
+		Version: version, Log: log,
+	})
+	return a, closeAll, err
+}
+
+// changed delivers machines whose state changed by itself. The driver's own
+// actions raise events, too; a pass that finds nothing to do is cheap.
+func changed(ctx context.Context, d *kvm.Driver) <-chan string {
+	out := make(chan string, 1)
+	go func() {
+		for {
+			select {
+			case e, ok := <-d.Events():
+				if !ok {
+					return
+				}
+				select {
+				case out <- e.UID:
+				default: // one wake-up is as good as two
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
+}
+
+// hypervisor is the machines' driver as the agent sees it.
+type hypervisor struct{ *kvm.Driver }
+
+func (h hypervisor) Console(uid string) (socket, log string, err error) {
+	socket = h.ConsoleSocket(uid)
+	if _, err := os.Stat(socket); err != nil {
+		socket = "" // the machine is off
+	}
+	logs := h.ConsoleLogs(uid)
+	return socket, logs[len(logs)-1], nil
+}
+
+// storage is the disks' driver as the agent sees it.
+type storage struct {
+	*iscsi.Driver
+	client *target.Client
+}
+
+func newStorage(c config.Config, log *slog.Logger) (*storage, error) {
+	process, err := targetProcess(filepath.Join(c.StateDir, "target"), filepath.Join(c.RunDir, "target"))
+	if err != nil {
+		return nil, err
+	}
+	client := target.NewClient(process.RunDir)
+	driver, err := iscsi.New(iscsi.Config{
+		StateDir: c.StateDir, ImageDir: c.ImageDir, AllowedRoots: c.Allowed.Roots, Host: c.Host, Log: log,
+		Target: client,
+		Start:  func(ctx context.Context) error { return target.Ensure(ctx, process) },
+	})
+	if err != nil {
+		client.Close()
+		return nil, err
+	}
+	return &storage{driver, client}, nil
+}
+
+func (s *storage) ImageFile(ctx context.Context, image *reconcile.Object, progress func(string, ...any)) (string, error) {
+	out, err := s.Apply(ctx, reconcile.Action{
+		Kind: image.Kind, Name: image.Name, UID: image.UID, Op: reconcile.OpCreate, State: reconcile.Ready, Want: image,
+	}, reconcile.Inputs{Progress: progress})
+	return out.File, err
+}
+
+func (s *storage) Undelete(ctx context.Context, disk string) (string, error) {
+	o, err := s.Driver.Undelete(ctx, disk)
+	if err != nil {
+		return "", err
+	}
+	yaml, err := spec.Marshal(o)
+	return string(yaml), err
+}
+
+func (s *storage) Access(ctx context.Context, disk string, r api.AccessRequest, until time.Time) (api.Access, error) {
+	access, err := s.Driver.Access(ctx, iscsi.AccessRequest{
+		Disk: disk, Initiators: r.Initiators, Until: until, ReadOnly: r.ReadOnly, By: r.Caller.Name,
+	})
+	var held *claim.HeldError
+	if errors.As(err, &held) {
+		return api.Access{}, &api.Error{Code: api.Conflict, Message: fmt.Sprintf("the disk is in use: %v", err), Hint: "stop the machine, detach the disk, or use --read-only"}
+	}
+	if err != nil {
+		return api.Access{}, err
+	}
+	out := accessAnswer(access)
+	out.URL, out.User, out.Password = access.URL(), access.User, access.Password.Reveal()
+	return out, nil
+}
+
+func accessAnswer(a iscsi.Access) api.Access {
+	return api.Access{
+		ID: a.ID, Disk: a.Disk, Portal: a.Portal, Target: a.Target, LUN: a.LUN, Initiators: a.Initiators,
+		ReadOnly: a.ReadOnly, Until: a.Until, By: a.By,
+	}
+}
+
+func (s *storage) ListAccess(ctx context.Context) ([]api.Access, error) {
+	list, err := s.Driver.ListAccess(ctx)
+	out := make([]api.Access, 0, len(list))
+	for _, a := range list {
+		out = append(out, accessAnswer(a))
+	}
+	return out, err
+}
+
+func (s *storage) EndAccess(ctx context.Context, id string) error {
+	err := s.Driver.EndAccess(ctx, id)
+	if errors.Is(err, iscsi.ErrNoAccess) {
+		return api.Errorf(api.NotFound, "there is no access %s", id)
+	}
+	return err
+}
