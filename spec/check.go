@@ -102,7 +102,12 @@ func (p *parser) errAt(root *yaml.Node, at string, entry int, msg, hint string) 
 				return
 			}
 		}
-		at = at[:max(strings.LastIndexByte(at, '.'), 0)]
+		at = enclosing(at)
 	}
 	p.at(root, msg, hint)
+}
+
+// enclosing is the path of what a field stands in; empty for the document.
+func enclosing(path string) string {
+	return strings.TrimSuffix(path[:max(strings.LastIndexByte(path, '.'), 0)], "[]")
 }

@@ -193,7 +193,7 @@ func (s *Set) checkReferences(list []*entry, gone losses) Errors {
 				}
 				continue
 			}
-			if !to.src.from.bad && !e.src.from.bad {
+			if !to.src.from.bad && !e.src.from.bad && !s.twice[to.def.order][r.name] {
 				errs = s.checkReference(errs, e, f, r, to)
 			}
 		}
@@ -219,7 +219,7 @@ func (s *Set) checkReference(errs Errors, e *entry, f *field, r reference, to *e
 		case !ok && target.Format != FormatRaw:
 			errs = append(errs, e.fail(f.path, r.entry, where+": image "+quote(r.name)+" has the format "+target.Format, "a kernel or initrd is raw"))
 		case ok && target.VirtualSize == 0:
-			errs = append(errs, e.fail(f.path, r.entry, where+": image "+quote(r.name)+" does not say its virtualSize", "qemu-img info shows it; write it at "+to.place("spec", 0)))
+			errs = append(errs, e.fail(f.path, r.entry, where+": image "+quote(r.name)+" does not say its virtualSize", "qemu-img info shows it"))
 		case ok && disk.Size < target.VirtualSize:
 			errs = append(errs, e.fail("spec.size", 0, "spec.size: "+disk.Size.String()+" is less than the virtualSize of image "+quote(r.name)+", "+target.VirtualSize.String(), ""))
 		}
@@ -277,7 +277,7 @@ func (s *Set) conflictMachines(errs Errors, a *entry, as *VirtualMachine, b *ent
 	for i, c := range bs.NICs {
 		// QEMU's user mode network connects one machine only.
 		net := s.get(KindNetwork, c.Network)
-		if net == nil || net.obj.Spec.(*Network).Bridge == nil {
+		if net == nil || net.obj.Spec.(*Network).Bridge == nil || s.twice[net.def.order][c.Network] {
 			continue
 		}
 		if slices.ContainsFunc(as.NICs, func(e NIC) bool { return e.Network == c.Network && e.MAC == c.MAC }) {

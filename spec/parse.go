@@ -175,8 +175,13 @@ func (p *parser) syntax(data []byte, err error) {
 			break
 		}
 	}
-	if strings.Contains(msg, "unknown anchor") {
+	if rest, ok := strings.CutPrefix(msg, "unknown anchor '"); ok {
 		hint = "an anchor is known in its own document only"
+		name, _, _ := strings.Cut(rest, "'")
+		if i := bytes.Index(data, []byte("*"+name)); i >= 0 {
+			line = 1 + bytes.Count(data[:i], []byte("\n"))
+			col = 1 + i - (1 + bytes.LastIndexByte(data[:i], '\n'))
+		}
 	}
 	p.lose(line, col, "not YAML: "+msg, hint)
 }

@@ -17,7 +17,8 @@ type Set struct {
 	entries []*entry  // by kind in the order of Kinds, then by name
 	objects []*Object // of entries, in their order
 
-	names [7]shards[*entry] // by place in Kinds
+	names [7]shards[*entry]  // by place in Kinds
+	twice [7]map[string]bool // names that more than one object has
 	uids  shards[*entry]
 	files shards[[]*entry]
 }
@@ -247,7 +248,7 @@ func (s *Set) index() {
 		wg.Go(func() {
 			s.names[i] = newShards[*entry](to - from)
 			for _, e := range slices.Backward(s.entries[from:to]) {
-				s.names[i].put(e.obj.Meta.Name, e)
+				s.name(e)
 			}
 		})
 	}
@@ -267,6 +268,20 @@ func (s *Set) index() {
 		}
 	})
 	wg.Wait()
+}
+
+// name makes an entry known by its name. A set with a name that stands for two
+// things is never returned, but which errors it has must not depend on which
+// of the two is found.
+func (s *Set) name(e *entry) {
+	order, name := e.def.order, e.obj.Meta.Name
+	if _, ok := s.names[order].get(name); ok {
+		if s.twice[order] == nil {
+			s.twice[order] = make(map[string]bool)
+		}
+		s.twice[order][name] = true
+	}
+	s.names[order].put(name, e)
 }
 
 func objectsOf(entries []*entry) []*Object {
@@ -385,7 +400,7 @@ func (o *Object) position(path string, at int) (file string, line, col int) {
 				return o.from.file, int(m.line), int(m.col)
 			}
 		}
-		path = path[:max(strings.LastIndexByte(path, '.'), 0)]
+		path = enclosing(path)
 	}
 	return o.from.file, o.from.line, o.from.col
 }

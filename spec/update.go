@@ -98,7 +98,7 @@ func (s *Set) with(kept, out, in []*entry) *Set {
 	}
 	byFile := make(map[string][]*entry)
 	for _, e := range slices.Backward(in) {
-		next.names[e.def.order].put(e.obj.Meta.Name, e)
+		next.name(e)
 		next.uids.put(e.obj.UID, e)
 	}
 	for _, e := range in {
