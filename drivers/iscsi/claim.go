@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base32"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -61,6 +62,15 @@ func (d *Driver) acquire(ctx context.Context, disk string, o claim.Owner, g gran
 	}
 	if len(at.record.Portals) == 0 {
 		return none, fmt.Errorf("pool %s has no portal", at.record.Name)
+	}
+	if !d.claims.Knows(disk) {
+		served, err := d.served(ctx)
+		if err != nil {
+			return none, err
+		}
+		if err := d.adopt(&v, at, served[v.Target]); err != nil {
+			return none, err
+		}
 	}
 	if err := d.finishReleases(ctx, disk); err != nil {
 		return none, err
@@ -229,4 +239,31 @@ func claimsOf(r claims.Record, served map[string]target.Status) []claim.Claim {
 		list = append(list, c)
 	}
 	return list
+}
+
+// adopt makes a lost claim record anew from what the target remembers: a running
+// machine keeps its disk, and no epoch is given twice. The password is gone; a
+// machine needs it only to log in anew, and gets another with its next launch.
+func (d *Driver) adopt(v *volume.Volume, at place, s target.Status) error {
+	if len(s.Fenced) == 0 && len(s.Access) == 0 {
+		return nil
+	}
+	var epoch uint64
+	for _, e := range s.Fenced {
+		epoch = max(epoch, e)
+	}
+	var holders []claims.Admission
+	for _, a := range s.Access {
+		epoch = max(epoch, a.Epoch)
+		var o claim.Owner
+		if json.Unmarshal([]byte(a.Owner), &o) != nil || o.VM == "" || len(a.Initiators) == 0 {
+			continue
+		}
+		holders = append(holders, claims.Admission{
+			Epoch: a.Epoch, State: claims.Held, Owner: o, Initiators: a.Initiators, User: a.User, ReadOnly: a.ReadOnly,
+			Portal: at.record.Portals[0], Target: v.Target, Since: d.cfg.Now().UTC(),
+		})
+	}
+	d.log.Warn("the claim record of a disk was lost", "disk", v.Name, "uid", v.UID, "epoch", epoch, "holders", len(holders))
+	return d.claims.Adopt(v.UID, epoch, holders)
 }

@@ -124,6 +124,11 @@ func (d *Driver) repair(ctx context.Context, at place, v *volume.Volume, served 
 		return nil
 	}
 	defer unlock()
+	if !d.claims.Knows(v.UID) {
+		if err := d.adopt(v, at, served[v.Target]); err != nil {
+			return err
+		}
+	}
 	return d.serveOne(ctx, at, v.UID)
 }
 

@@ -85,7 +85,18 @@ func (d *Driver) admit(ctx context.Context, disk, iqn string) error {
 	if err != nil {
 		return err
 	}
-	if err := d.cfg.Target.SetAccess(ctx, iqn, accessOf(r)); err != nil {
+	list := accessOf(r)
+	if adopted := slices.IndexFunc(list, func(a target.Access) bool { return a.Password.IsZero() }); adopted >= 0 {
+		served, err := d.served(ctx)
+		if err != nil {
+			return err
+		}
+		if sameAccess(served[iqn].Access, list) {
+			return nil
+		}
+		return fmt.Errorf("the claim record of disk %s was lost: access to it cannot change before epoch %d is released", disk, list[adopted].Epoch)
+	}
+	if err := d.cfg.Target.SetAccess(ctx, iqn, list); err != nil {
 		return fmt.Errorf("set access to disk %s: %w", disk, err)
 	}
 	return nil
@@ -135,12 +146,16 @@ func upToDate(s target.Status, e target.Export, want []target.Access) bool {
 	if s.Path != e.Path || s.Serial != e.Serial || s.UID != e.UID || !slices.Equal(s.Portals, e.Portals) {
 		return false
 	}
-	if len(s.Access) != len(want) {
+	return sameAccess(s.Access, want)
+}
+
+// sameAccess compares by number: an epoch never changes what it says.
+func sameAccess(have, want []target.Access) bool {
+	if len(have) != len(want) {
 		return false
 	}
 	for _, w := range want {
-		// An epoch never changes what it says, so its number is enough.
-		if !slices.ContainsFunc(s.Access, func(a target.Access) bool { return a.Epoch == w.Epoch && a.ReadOnly == w.ReadOnly }) {
+		if !slices.ContainsFunc(have, func(a target.Access) bool { return a.Epoch == w.Epoch && a.ReadOnly == w.ReadOnly }) {
 			return false
 		}
 	}

@@ -178,13 +178,22 @@ func (o *observation) disk(p *poolState, v *volume.Volume) {
 		o.unknown(spec.KindDisk, v.UID, "%v", o.targetErr)
 		return
 	}
+	at := o.served[v.Target]
+	if at.Error != "" {
+		o.unknown(spec.KindDisk, v.UID, "the target does not serve it: %s", at.Error)
+		return
+	}
+	if len(at.Portals) > 0 && at.PortalErrors[at.Portals[0]] != "" {
+		o.unknown(spec.KindDisk, v.UID, "portal %s is not listened on: %s", at.Portals[0], at.PortalErrors[at.Portals[0]])
+		return
+	}
 	rec, err := d.claims.Get(v.UID)
 	if err != nil {
 		o.unknown(spec.KindDisk, v.UID, "%v", err)
 		return
 	}
 	ld := &reconcile.LiveDisk{
-		Volume: v.Size, LUN: o.served[v.Target].Size, Allocated: v.Allocated, Written: v.Written,
+		Volume: v.Size, LUN: at.Size, Allocated: v.Allocated, Written: v.Written,
 		Claims: claimsOf(rec, o.served),
 	}
 	if !rec.Idle() {

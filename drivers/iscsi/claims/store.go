@@ -101,6 +101,41 @@ func (s *Store) List() []Record {
 	return all
 }
 
+// Knows says whether there is a record of a disk, be it one that cannot be read.
+func (s *Store) Knows(disk string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.records[disk]
+	return ok || s.broken[disk] != nil
+}
+
+// Adopt makes the record of a disk that has none from what is known elsewhere:
+// the highest epoch that was ever given, and who has it.
+func (s *Store) Adopt(disk string, epoch uint64, holders []Admission) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, err := s.get(disk)
+	if err != nil {
+		return err
+	}
+	if _, known := s.records[disk]; known {
+		return fmt.Errorf("disk %s has a claim record", disk)
+	}
+	r.Epoch = max(r.Epoch, epoch)
+	for _, a := range holders {
+		switch {
+		case a.ReadOnly:
+			r.Readers = append(r.Readers, a)
+		case r.Writer != nil:
+			return fmt.Errorf("disk %s has two writers, epochs %d and %d", disk, r.Writer.Epoch, a.Epoch)
+		default:
+			r.Writer = &a
+		}
+		r.Epoch = max(r.Epoch, a.Epoch)
+	}
+	return s.put(r)
+}
+
 // Acquire gives the disk to an owner. The one who has it gets the same admission
 // again; if another has it, the error is a *claim.HeldError. make is called
 // with the next epoch to say how a new admission is reached. An admission that
