@@ -47,8 +47,8 @@ type Access struct {
 	Owner string
 }
 
-// accessJSON is an Access on the control socket and in the state file, both
-// of mode 0600: the only places where a password is written.
+// accessJSON is an Access on the control socket and in its record, both of
+// mode 0600: the only places where a password is written.
 type accessJSON struct {
 	Epoch          uint64   `json:"epoch"`
 	Initiators     []string `json:"initiators"`

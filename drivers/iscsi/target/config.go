@@ -8,7 +8,7 @@ import (
 
 // Config is what Serve needs.
 type Config struct {
-	StateDir string // holds the state file; must be on a local file system
+	StateDir string // holds the records; must be on a local file system
 	RunDir   string // holds the control socket
 	Logger   *slog.Logger
 	// Open opens an export's volume; nil opens it with package scsi.

@@ -69,8 +69,11 @@ func (s *session) execute(t *task, f *framer) error {
 		s.mu.Unlock()
 		return nil
 	}
-	room, fits := s.roomLocked(t)
-	if !ok || !fits {
+	var room int
+	if ok {
+		room, ok = s.roomLocked(t)
+	}
+	if !ok {
 		s.enqueueLocked(t)
 		s.mu.Unlock()
 		return nil

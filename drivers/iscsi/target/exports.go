@@ -129,7 +129,7 @@ func (srv *Server) create(t *target, e Export) error {
 	return srv.portals.set(e.IQN, e.Portals)
 }
 
-// restore serves an export of the state file. A volume that cannot be opened is
+// restore serves an export of the records. A volume that cannot be opened is
 // tried again until it can, or until the export is removed.
 func (srv *Server) restore(e saved) *target {
 	t := srv.newTarget(e.Export)

@@ -2,8 +2,6 @@ package target
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -30,7 +28,7 @@ const (
 // ErrRunning is returned by Serve when another server has the state directory.
 var ErrRunning = errors.New("another target server is running")
 
-// Serve runs the target until ctx is done: first all that the state file says,
+// Serve runs the target until ctx is done: first all that its records say,
 // then what the control socket asks for. It is meant to have a process of its
 // own.
 func Serve(ctx context.Context, cfg Config) error {
@@ -53,15 +51,19 @@ func Serve(ctx context.Context, cfg Config) error {
 		return ErrRunning
 	}
 	defer lock.Close()
+	if err := markLock(lock); err != nil {
+		return err
+	}
 	debug.SetMaxThreads(maxThreads)
 
 	// Sessions end by close, in order, not by the caller's context.
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	srv := newServer(run, cfg)
-	if srv.state, err = loadStore(cfg.StateDir); err != nil {
+	if srv.state, err = openStore(filepath.Join(cfg.StateDir, "exports")); err != nil {
 		return err
 	}
+	defer srv.state.dir.Close()
 	ln, err := unixsock.Listen(socketPath(cfg.RunDir))
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
@@ -92,7 +94,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	return err
 }
 
-// restoreAll serves what the state file says. Portals open when the volumes have,
+// restoreAll serves what the records say. Portals open when the volumes have,
 // or after a while: a volume that hangs holds up no other.
 func (srv *Server) restoreAll(ctx context.Context) {
 	grace, cancel := context.WithTimeout(ctx, startGrace)
@@ -139,10 +141,9 @@ func openVolume(stateDir string, e Export) (LogicalUnit, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256([]byte(e.IQN))
 	d, err := scsi.Open(scsi.Config{
 		Path: e.Path, TargetName: e.IQN, Serial: e.Serial, UID: uidBytes(e.UID), ReadOnly: e.ReadOnly,
-		ReservationFile: filepath.Join(dir, hex.EncodeToString(sum[:10])+".json"),
+		ReservationFile: filepath.Join(dir, recordName(e.IQN)),
 	})
 	if err != nil {
 		return nil, err // not a nil *Device in an interface

@@ -1,26 +1,29 @@
 package target
 
 import (
-	"encoding/json"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"reconciler/internal/durable"
 )
 
 const (
-	stateName    = "target.json"
-	stateVersion = 1
+	recordSuffix  = ".json"
+	recordVersion = 1
 )
 
-// saved is an export in the state file.
+// saved is the record of an export.
 type saved struct {
+	Version int `json:"version"`
+
 	Export Export       `json:"export"`
 	Access []accessJSON `json:"access,omitempty"`
 	// Fenced lists the epochs that were fenced, FencedBelow stands for those that
@@ -57,48 +60,52 @@ func (s *saved) access() []Access {
 	return list
 }
 
-// store is the state file. A change is on stable storage before update returns;
-// who admits anybody does so after that.
+// store holds a record for each export. A change is on stable storage before
+// update returns; who admits anybody does so after that.
 type store struct {
-	dir string
+	dir *durable.Dir
 
 	mu      sync.Mutex
 	exports map[string]saved
 }
 
-type stateFile struct {
-	Version int     `json:"version"`
-	Exports []saved `json:"exports"`
-}
-
-// loadStore reads the state file. None is an empty state; one that cannot be
-// read is an error, never an empty state.
-func loadStore(dir string) (*store, error) {
-	st := &store{dir: dir, exports: make(map[string]saved)}
-	b, err := os.ReadFile(filepath.Join(dir, stateName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return st, nil
-	}
+// openStore reads the records. One that cannot be read is an error: what it says
+// would be forgotten, and an epoch that it fenced admitted.
+func openStore(path string) (*store, error) {
+	dir, err := durable.Open(path, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	var f stateFile
-	if err := json.Unmarshal(b, &f); err != nil {
-		return nil, fmt.Errorf("%s: %w", stateName, err)
+	st := &store{dir: dir, exports: make(map[string]saved)}
+	if err := st.load(); err != nil {
+		return nil, errors.Join(err, dir.Close())
 	}
-	if f.Version != stateVersion {
-		return nil, fmt.Errorf("%s: version %d, this program reads %d", stateName, f.Version, stateVersion)
+	return st, nil
+}
+
+func (st *store) load() error {
+	names, err := st.dir.Names(recordSuffix)
+	if err != nil {
+		return err
 	}
-	for _, e := range f.Exports {
+	for _, name := range names {
+		name += recordSuffix
+		var e saved
+		if err := st.dir.ReadJSON(name, &e); err != nil {
+			return err
+		}
+		if e.Version != recordVersion {
+			return fmt.Errorf("%s: version %d, this program reads %d", name, e.Version, recordVersion)
+		}
 		if err := e.Export.validate(); err != nil {
-			return nil, fmt.Errorf("%s: %w", stateName, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
 		if err := validateAccess(e.access()); err != nil {
-			return nil, fmt.Errorf("%s: %s: %w", stateName, e.Export.IQN, err)
+			return fmt.Errorf("%s: %s: %w", name, e.Export.IQN, err)
 		}
 		st.exports[e.Export.IQN] = e
 	}
-	return st, nil
+	return nil
 }
 
 func (st *store) get(iqn string) (saved, bool) {
@@ -111,72 +118,41 @@ func (st *store) get(iqn string) (saved, bool) {
 func (st *store) all() []saved {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	var list []saved
+	list := make([]saved, 0, len(st.exports))
 	for _, iqn := range slices.Sorted(maps.Keys(st.exports)) {
 		list = append(list, st.exports[iqn])
 	}
 	return list
 }
 
-// update changes one export's entry; nil removes it. When it fails nothing has
-// changed.
+// update changes an export's record; nil removes it. After an error what is in
+// force is unchanged, and the record may be either.
 func (st *store) update(iqn string, e *saved) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	next := maps.Clone(st.exports)
+	var err error
 	if e == nil {
-		delete(next, iqn)
+		err = st.dir.Remove(recordName(iqn))
 	} else {
-		next[iqn] = *e
+		e.Version = recordVersion
+		err = st.dir.WriteJSON(recordName(iqn), e)
 	}
-	f := stateFile{Version: stateVersion}
-	for _, iqn := range slices.Sorted(maps.Keys(next)) {
-		f.Exports = append(f.Exports, next[iqn])
-	}
-	b, err := json.MarshalIndent(f, "", "\t")
 	if err != nil {
-		return err
+		return fmt.Errorf("state of %s is not persisted: %w", iqn, err)
 	}
-	if err := writeSynced(filepath.Join(st.dir, stateName), append(b, '\n')); err != nil {
-		return fmt.Errorf("state is not persisted: %w", err)
+	if e == nil {
+		delete(st.exports, iqn)
+	} else {
+		st.exports[iqn] = *e
 	}
-	st.exports = next
 	return nil
 }
 
-// writeSynced puts data in the place of the file at path: after a crash there is
-// the old contents or the new. The new file takes its space before the old one
-// is given up, so that a full file system loses neither.
-func writeSynced(path string, data []byte) (err error) {
-	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(tmp)
-		}
-	}()
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(tmp, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+// recordName names a record after its export: an IQN may be longer than a file
+// name and hold a slash.
+func recordName(iqn string) string {
+	sum := sha256.Sum256([]byte(iqn))
+	return hex.EncodeToString(sum[:10]) + recordSuffix
 }
 
 // lockFile takes an exclusive lock that ends with the process, whatever ends it.
