@@ -114,7 +114,7 @@ func (b *budget) charge(a *reconcile.Action, c Charge) string {
 	}
 	running := a.Have != nil && a.Have.VM != nil && a.Impact >= reconcile.ImpactStop &&
 		a.Have.VM.Power != reconcile.PowerStopped && a.Have.VM.Power != reconcile.PowerEnded
-	if running && b.active == 1 {
+	if running && !c.Remove && b.active == 1 {
 		return "it is the last machine that runs on the host"
 	}
 	if !b.spentOn[a.UID] {
