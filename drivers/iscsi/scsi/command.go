@@ -1,6 +1,7 @@
 package scsi
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 )
@@ -59,6 +60,8 @@ type Nexus struct {
 	// gate is shared by each command that may touch the medium, and taken by
 	// PREEMPT AND ABORT to wait until none of them is under way.
 	gate sync.RWMutex
+	// aborts counts the times that the commands under way were aborted.
+	aborts atomic.Uint64
 	// prevent is set by PREVENT ALLOW MEDIUM REMOVAL, under Device.mu.
 	prevent bool
 
@@ -77,6 +80,32 @@ func NewNexus(initiator string, isid [6]byte, tpg uint16, readOnly bool) *Nexus 
 
 // Initiator returns the iSCSI name of the initiator.
 func (n *Nexus) Initiator() string { return n.initiator }
+
+// abort stops the long commands of the nexus at their next chunk, and returns
+// when none that began before is under way.
+func (n *Nexus) abort() {
+	n.aborts.Add(1)
+	n.drain()
+}
+
+// abortable is the context of a long command: done, too, when its nexus's
+// commands are aborted.
+type abortable struct {
+	context.Context
+	n    *Nexus
+	seen uint64
+}
+
+func (n *Nexus) abortable(ctx context.Context) abortable {
+	return abortable{ctx, n, n.aborts.Load()}
+}
+
+func (a abortable) Err() error {
+	if a.n.aborts.Load() != a.seen {
+		return context.Canceled
+	}
+	return a.Context.Err()
+}
 
 // drain returns when no command of the nexus that began before is under way.
 func (n *Nexus) drain() {

@@ -67,6 +67,8 @@ type Device struct {
 // Stats counts what a Device has done since it was opened.
 type Stats struct {
 	Commands, Reads, Writes, ReadBytes, WriteBytes, Errors uint64
+	// Unsynced is set by a failed flush: see ErrUnsynced.
+	Unsynced bool
 }
 
 type counters struct {
@@ -158,7 +160,7 @@ func (d *Device) blocks() uint64 { return uint64(d.size.Load()) >> d.shift }
 // Stats returns the counters as they are now.
 func (d *Device) Stats() Stats {
 	return Stats{
-		Commands: d.stats.commands.Load(), Errors: d.stats.errors.Load(),
+		Commands: d.stats.commands.Load(), Errors: d.stats.errors.Load(), Unsynced: d.flusher.failed.Load(),
 		Reads: d.stats.reads.Load(), ReadBytes: d.stats.readBytes.Load(),
 		Writes: d.stats.writes.Load(), WriteBytes: d.stats.writeBytes.Load(),
 	}
@@ -252,7 +254,8 @@ func (d *Device) Reset(from *Nexus, kind ResetKind) {
 }
 
 // Close flushes the volume, gives up its lock and closes it. No command may be
-// under way. The error is that of the flush or of the close.
+// under way. The error is that of the flush or of the close; it wraps
+// ErrUnsynced when a flush failed before.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -22,7 +22,7 @@
 //     way is waited for, so that "returned" keeps its meaning.
 //   - Command.Out shorter than OutLen is what an initiator sent that announced
 //     less than its CDB asks for: WRITE and WRITE AND VERIFY write the whole
-//     blocks that came, others refuse. Bytes past OutLen are ignored but by
+//     blocks that came, other commands refuse. Bytes past OutLen are ignored but by
 //     WRITE SAME and COMPARE AND WRITE, which refuse them: for those OutLen is
 //     -1, "all that the initiator announced, up to MaxTransfer".
 //

@@ -117,10 +117,26 @@ func TestFailedFlushSticks(t *testing.T) {
 			u.wantSense(u.do(block10(opSyncCache10, 0, 0, 0), nil, 0), gotgt.MEDIUM_ERROR, gotgt.ASC_WRITE_ERROR)
 			u.wantSense(u.do(cmd.CDB, cmd.Out, 512), gotgt.MEDIUM_ERROR, gotgt.ASC_WRITE_ERROR)
 			u.wantGood(u.do(block10(opRead10, 0, 0, 1), nil, 512))
-			if err := u.Close(); !errors.Is(err, unix.EIO) {
-				t.Errorf("Close: %v, want EIO", err)
+			if err := u.Close(); !errors.Is(err, ErrUnsynced) || !u.Stats().Unsynced {
+				t.Errorf("Close: %v, want ErrUnsynced", err)
 			}
 		})
+	}
+}
+
+// No room at write-back: said once, with what it was; by then the data is gone,
+// and room alone does not bring it back.
+func TestFlushWithoutRoom(t *testing.T) {
+	for _, c := range []struct {
+		err error
+		key byte
+		asc additionalSense
+	}{{unix.ENOSPC, gotgt.DATA_PROTECT, ascSpaceAllocationFailed}, {unix.ENOMEM, gotgt.MEDIUM_ERROR, gotgt.ASC_WRITE_ERROR}} {
+		u, m := faulty(t)
+		m.intercept(failing("sync", c.err))
+		u.wantSense(u.do(block10(opSyncCache10, 0, 0, 0), nil, 0), c.key, c.asc)
+		m.intercept(nil)
+		u.wantSense(u.do(block10(opSyncCache10, 0, 0, 0), nil, 0), gotgt.MEDIUM_ERROR, gotgt.ASC_WRITE_ERROR)
 	}
 }
 

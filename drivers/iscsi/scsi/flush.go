@@ -2,8 +2,12 @@ package scsi
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
+
+	gotgt "github.com/gostor/gotgt/pkg/scsi"
 )
 
 // flusher makes data durable, once for all who wait.
@@ -12,10 +16,15 @@ import (
 // and marks the pages clean: a second fsync would succeed, with the data gone.
 // So every flush after it fails, too, until the volume is opened anew.
 type flusher struct {
-	begun atomic.Uint64
-	mu    sync.Mutex
-	err   error // under mu
+	begun  atomic.Uint64
+	failed atomic.Bool
+	mu     sync.Mutex
+	err    error // under mu
 }
+
+// ErrUnsynced says that a flush failed since the volume was opened: writes that
+// came before it may be lost.
+var ErrUnsynced = errors.New("an earlier flush failed")
 
 func (f *flusher) flush(b backing) error {
 	seen := f.begun.Load()
@@ -30,17 +39,28 @@ func (f *flusher) flush(b backing) error {
 		return nil
 	}
 	f.begun.Add(1)
-	f.err = b.Sync()
-	return f.err
+	err := b.Sync()
+	if err != nil {
+		// What is answered from now on does not invite to try again, as ENOSPC
+		// would.
+		f.err = fmt.Errorf("%w: %v", ErrUnsynced, err)
+		f.failed.Store(true)
+	}
+	return err
 }
 
 // synchronize is FUA and SYNCHRONIZE CACHE: what was written before is on
 // stable storage when it returns without a fault.
 func (d *Device) synchronize() fault {
-	if err := d.flusher.flush(d.store); err != nil {
-		return writeFault(err)
+	err := d.flusher.flush(d.store)
+	switch {
+	case err == nil:
+		return good
+	case retry(err):
+		// Trying again would be answered differently: see flusher.
+		return check(gotgt.MEDIUM_ERROR, gotgt.ASC_WRITE_ERROR)
 	}
-	return good
+	return writeFault(err)
 }
 
 // syncCache is SYNCHRONIZE CACHE(10) and (16), SBC-4 §5.24 and §5.25. The whole

@@ -19,7 +19,8 @@ const gotgtRoom = 1024
 // gotgt copies parameter data without looking at how much room there is, by the
 // allocation length of the CDB. So it is always asked for all of it, into a
 // buffer that is large enough, and the answer is truncated here. It keeps state
-// in the unit without locking, hence mu.
+// in the unit without locking, hence mu. What it would refuse is refused before
+// it is asked, because it cuts sense data to the allocation length and logs.
 type gotgtUnit struct {
 	mu     sync.Mutex
 	target *api.SCSITarget

@@ -55,8 +55,12 @@ func (d *Device) reportLUNs(_ context.Context, c *Command) outcome {
 	return reply(c, data[:8+binary.BigEndian.Uint32(data)], allocation)
 }
 
-// readCapacity10 is READ CAPACITY(10), SBC-4 §5.20.
+// readCapacity10 is READ CAPACITY(10), SBC-4 §5.20. An LBA makes sense with the
+// PMI bit only, which is obsolete together with it.
 func (d *Device) readCapacity10(_ context.Context, c *Command) outcome {
+	if c.CDB[8]&1 == 0 && binary.BigEndian.Uint32(c.CDB[2:]) != 0 {
+		return fail(invalidCDB(2))
+	}
 	data, f := d.gotgt.ask(d.Size(), c.CDB, nil)
 	if f.failed() {
 		return fail(f)

@@ -100,6 +100,7 @@ func TestReadCapacity(t *testing.T) {
 	if got := binary.BigEndian.Uint64(a.data); got != (testSize/512-1)<<32|512 {
 		t.Errorf("READ CAPACITY(10): % x", a.data)
 	}
+	u.wantIllegal(u.do(block10(opReadCapacity10, 0, 1, 0), nil, 8), gotgt.ASC_INVALID_FIELD_IN_CDB)
 	cdb := block16(opServiceActionIn16, saReadCapacity16, 0, 32)
 	a = u.wantGood(u.do(cdb, nil, 64))
 	d := a.data

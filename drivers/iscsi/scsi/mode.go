@@ -21,6 +21,8 @@ const (
 	// Page control field of MODE SENSE (SPC-5 §6.14.1.3).
 	modeCurrent    = 0
 	modeChangeable = 1
+	modeDefault    = 2
+	modeSaved      = 3
 
 	controlDSense = 0x04 // byte 2 of the control page
 	controlSWP    = 0x08 // byte 4
@@ -67,6 +69,9 @@ func (d *Device) modePages(current bool) []modePage {
 // block descriptor and pages together; the pages are ours.
 func (d *Device) modeSense(_ context.Context, c *Command) outcome {
 	code, control, sub := c.CDB[2]&0x3f, c.CDB[2]>>6, c.CDB[3]
+	if control == modeSaved {
+		return fail(illegal(gotgt.ASC_SAVING_PARMS_UNSUP))
+	}
 	if sub != 0 && sub != subpageAll {
 		return fail(invalidCDB(3))
 	}

@@ -64,7 +64,7 @@ func TestModeSense(t *testing.T) {
 		t.Errorf("changeable % x", ch)
 	}
 	u.wantIllegal(u.do(modeSense6(0x3e, modeCurrent, false), nil, 255), gotgt.ASC_INVALID_FIELD_IN_CDB)
-	u.wantIllegal(u.do(modeSense6(pageAll, 3, false), nil, 255), gotgt.ASC_SAVING_PARMS_UNSUP)
+	u.wantIllegal(u.do(modeSense6(pageAll, modeSaved, false), nil, 255), gotgt.ASC_SAVING_PARMS_UNSUP)
 	for n := range byte(40) {
 		cdb := modeSense6(pageAll, modeCurrent, false)
 		cdb[4] = n
@@ -88,7 +88,7 @@ func TestSoftwareWriteProtect(t *testing.T) {
 	if d := u.wantGood(u.do(modeSense6(pageControl, modeCurrent, true), nil, 255)).data; d[2]&0x80 == 0 || d[8]&controlSWP == 0 {
 		t.Errorf("WP or SWP is not reported: % x", d)
 	}
-	if d := u.wantGood(u.do(modeSense6(pageControl, 2, true), nil, 255)).data; d[8]&controlSWP != 0 {
+	if d := u.wantGood(u.do(modeSense6(pageControl, modeDefault, true), nil, 255)).data; d[8]&controlSWP != 0 {
 		t.Errorf("SWP is reported as the default: % x", d)
 	}
 	u.Reset(u.n, LUReset)

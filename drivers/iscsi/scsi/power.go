@@ -30,6 +30,9 @@ func (d *Device) requestSense(_ context.Context, c *Command) outcome {
 // sendDiagnostic is SEND DIAGNOSTIC, SPC-5 §6.41: the default self-test, which
 // gotgt passes, and no diagnostic page.
 func (d *Device) sendDiagnostic(_ context.Context, c *Command) outcome {
+	if c.CDB[1]&0x04 == 0 { // SELFTEST
+		return fail(invalidCDB(1))
+	}
 	if allocation16(c.CDB, 3) != 0 {
 		return fail(invalidCDB(3))
 	}

@@ -49,11 +49,12 @@ func (d *Device) persistentReserveOut(_ context.Context, c *Command) outcome {
 	var preempted []*Nexus
 	preempted, o.fault = d.applyReserveOut(c.Nexus, q)
 	if q.action == prOutPreemptAbort {
-		// Commands of a preempted nexus that are under way are waited for: when
-		// this one answers, no write of it can come any more (SPC-5 §5.14.11.2.6).
+		// Commands of a preempted nexus that are under way are stopped or waited
+		// for: when this one answers, no write of it can come any more (SPC-5
+		// §5.14.11.2.6).
 		// Not under mu, which they may need to end.
 		for _, n := range preempted {
-			n.drain()
+			n.abort()
 		}
 	}
 	return o

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -351,6 +353,42 @@ func TestPreemptAndAbortDrains(t *testing.T) {
 	u.wantGood(await(t, wrote, "the write"))
 	u.wantSense(u.run(b, block10(opWrite10, 0, 0, 1), pattern('b', 1), 0), gotgt.UNIT_ATTENTION, ascRegistrationsPreempted)
 	u.wantStatus(u.run(b, block10(opWrite10, 0, 0, 1), pattern('b', 1), 0), StatusReservationConflict)
+}
+
+// A long command of the preempted nexus does not hold PREEMPT AND ABORT up until
+// it is through.
+func TestPreemptAndAbortStops(t *testing.T) {
+	u, m := faulty(t)
+	b := u.attach("iqn.2026-11.test:b")
+	u.register(u.n, 1)
+	u.register(b, 2)
+	reading, aborted := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	m.intercept(func(call string, _, _ int64) error {
+		if call == "read" {
+			once.Do(func() {
+				close(reading)
+				<-aborted
+			})
+		}
+		return nil
+	})
+	verified := make(chan answer, 1)
+	go func() { verified <- u.run(b, block16(opVerify16, 0, 0, testSize/512), nil, 0) }()
+	await(t, reading, "the VERIFY")
+	preempted := make(chan answer, 1)
+	go func() { preempted <- u.prOut(u.n, prOutPreemptAbort, gotgt.PR_TYPE_WRITE_EXCLUSIVE, 1, 2) }()
+	for deadline := time.Now().Add(10 * time.Second); b.aborts.Load() == 0; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("waited 10 s for the abort")
+		}
+	}
+	close(aborted)
+	u.wantGood(await(t, preempted, "PREEMPT AND ABORT"))
+	u.wantStatus(await(t, verified, "the VERIFY"), StatusTaskAborted)
+	if n := m.count("read"); n != 1 {
+		t.Errorf("%d reads, want the one that was under way", n)
+	}
 }
 
 // SPC-5 §6.16.4, §6.16.5.

@@ -24,6 +24,7 @@ const zeroStep = 128 << 20
 // unmap is UNMAP, SBC-4 §5.32. All descriptors are checked before the first is
 // carried out.
 func (d *Device) unmap(ctx context.Context, c *Command) outcome {
+	ctx = c.Nexus.abortable(ctx)
 	o := outcome{want: allocation16(c.CDB, 7)}
 	if c.CDB[1]&1 != 0 { // ANCHOR, which the provisioning page does not offer
 		o.fault = invalidCDB(1)
@@ -103,6 +104,7 @@ const (
 // writeSame is WRITE SAME(10) and (16), SBC-4 §5.51 and §5.52. With a length of
 // zero it runs to the end of the medium.
 func (d *Device) writeSame(ctx context.Context, c *Command) outcome {
+	ctx = c.Nexus.abortable(ctx)
 	flags := c.CDB[1]
 	noData := c.CDB[0] == opWriteSame16 && flags&wsNoData != 0
 	o := outcome{}

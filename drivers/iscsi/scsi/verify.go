@@ -21,6 +21,7 @@ func (d *Device) verify(ctx context.Context, c *Command) outcome {
 	if c.CDB[1]&protectBits != 0 {
 		return fail(invalidCDB(1))
 	}
+	ctx = c.Nexus.abortable(ctx)
 	s, f := d.inRange(c.CDB)
 	want := d.OutLen(c.CDB)
 	if f.failed() {
