@@ -140,36 +140,19 @@ func (d *Driver) release(ctx context.Context, disk string, o claim.Owner) error 
 // has said that no command of it can reach the volume any more.
 func (d *Driver) fence(ctx context.Context, disk string, a claims.Admission) error {
 	var err error
-	if !a.ReadOnly {
+	if a.ReadOnly {
+		err = d.admit(ctx, disk, a.Target)
+	} else {
 		// For ever: an agent that was killed may have left a request to admit the
 		// epoch, which the target reads only now. Of a reader that would be seen
 		// by the next Ensure, and does no harm.
 		err = d.cfg.Target.Fence(ctx, a.Target, a.Epoch)
 	}
-	if err == nil {
-		err = d.admit(ctx, disk, a.Target)
-	}
 	// What is not exported has no sessions.
 	if err != nil && !errors.Is(err, target.ErrNotFound) {
 		return fmt.Errorf("fence epoch %d of disk %s: %w", a.Epoch, disk, err)
 	}
-	if !a.ReadOnly {
-		d.noteWritten(disk)
-	}
-	return d.claims.Free(disk, a.Epoch)
-}
-
-// noteWritten records when the data was last in use. That its pool is not there
-// now must not keep a claim from being released.
-func (d *Driver) noteWritten(disk string) {
-	at, v, err := d.find(disk)
-	if err == nil {
-		v.Meta.Written = d.cfg.Now().UTC()
-		err = at.pool.Put(v.Meta)
-	}
-	if err != nil {
-		d.log.Warn("cannot note when the disk was last written", "disk", disk, "error", err)
-	}
+	return d.claims.Free(disk, a.Epoch, d.cfg.Now().UTC())
 }
 
 // finishReleases ends what was interrupted, and accesses that are over.

@@ -262,6 +262,9 @@ func (d *Driver) quarantineDisk(ctx context.Context, a *reconcile.Action) error 
 		retention = 0
 	}
 	m := v.Meta
+	if r, err := d.claims.Get(v.UID); err == nil && r.Written.After(m.Written) {
+		m.Written = r.Written
+	}
 	m.Quarantine = volume.NewQuarantine(d.cfg.Now().UTC(), retention, up)
 	if err := at.pool.Put(m); err != nil {
 		return err

@@ -162,9 +162,14 @@ func TestQuarantineRestorePurge(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := w.d.cfg.Now()
+	w.pass(time.Minute, time.Minute)
+	if l := liveDisk(t, w.observe(with), "web"); !l.Disk.Written.Equal(start) {
+		t.Errorf("last written at %s, released at %s", l.Disk.Written, start)
+	}
+	w.pass(-time.Minute, 0)
 	s := w.converge(without)
 	l := liveDisk(t, s, "web")
-	if !l.Disk.Quarantined || !l.Disk.Until.Equal(start.Add(10*time.Hour)) || l.Disk.Elapsed || l.Disk.LUN != 0 {
+	if !l.Disk.Quarantined || !l.Disk.Until.Equal(start.Add(10*time.Hour)) || l.Disk.Elapsed || l.Disk.LUN != 0 || !l.Disk.Written.Equal(start) {
 		t.Fatalf("in quarantine: %+v", l.Disk)
 	}
 	if _, err := w.d.Claim(w.ctx(), uid, owner("launch-2")); err == nil {

@@ -196,8 +196,11 @@ func (o *observation) disk(p *poolState, v *volume.Volume) {
 		Volume: v.Size, LUN: at.Size, Allocated: v.Allocated, Written: v.Written,
 		Claims: claimsOf(rec, o.served),
 	}
-	if !rec.Idle() {
+	switch {
+	case rec.Writer != nil:
 		ld.Written = d.cfg.Now().UTC()
+	case rec.Written.After(ld.Written):
+		ld.Written = rec.Written
 	}
 	if q := v.Quarantine; q != nil {
 		ld.Quarantined, ld.Until, ld.Elapsed = true, q.Until, q.Elapsed(d.cfg.Now(), o.up)

@@ -53,7 +53,7 @@ func serveTarget(dirs string) int {
 
 // world is one storage host: directories, a target, a driver, a tree.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	portal string
 	client *target.Client
@@ -86,7 +86,7 @@ func (b *syncBuffer) String() string {
 	return b.b.String()
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := newWorldAt(t, t.TempDir())
 	w.startTarget()
@@ -94,7 +94,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-func newWorldAt(t *testing.T, dir string) *world {
+func newWorldAt(t testing.TB, dir string) *world {
 	w := &world{
 		t: t, dir: dir, portal: freePortal(t), log: &syncBuffer{}, base: reconcile.Base{},
 		now: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC), up: volume.Uptime{BootID: "boot-1", Up: time.Hour},
@@ -115,7 +115,7 @@ func newWorldAt(t *testing.T, dir string) *world {
 }
 
 // tmpfs mounts a small file system.
-func tmpfs(t *testing.T, size string) string {
+func tmpfs(t testing.TB, size string) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755,size="+size); err != nil {
@@ -129,7 +129,7 @@ func tmpfs(t *testing.T, size string) string {
 	return dir
 }
 
-func freePortal(t *testing.T) string {
+func freePortal(t testing.TB) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -216,7 +216,7 @@ func (w *world) awaitTarget() {
 	})
 }
 
-func await(t *testing.T, what string, try func() error) {
+func await(t testing.TB, what string, try func() error) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for {

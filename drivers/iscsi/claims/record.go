@@ -52,6 +52,8 @@ type Record struct {
 	Writer *Admission
 	// Readers are the read-only accesses, which stand beside a claim.
 	Readers []Admission
+	// Written is when the last claim ended: the disk was last in use then.
+	Written time.Time
 }
 
 // Admissions lists the writer and the readers.
@@ -101,6 +103,7 @@ type recordFile struct {
 	Epoch   uint64          `json:"epoch"`
 	Writer  *admissionFile  `json:"writer,omitempty"`
 	Readers []admissionFile `json:"readers,omitempty"`
+	Written time.Time       `json:"written,omitzero"`
 }
 
 type admissionFile struct {
@@ -118,7 +121,7 @@ func (f admissionFile) admission() Admission {
 }
 
 func (r Record) marshal() ([]byte, error) {
-	f := recordFile{Version: version, Disk: r.Disk, Epoch: r.Epoch}
+	f := recordFile{Version: version, Disk: r.Disk, Epoch: r.Epoch, Written: r.Written}
 	if r.Writer != nil {
 		w := r.Writer.file()
 		f.Writer = &w
@@ -130,7 +133,7 @@ func (r Record) marshal() ([]byte, error) {
 }
 
 func (f recordFile) record() Record {
-	r := Record{Disk: f.Disk, Epoch: f.Epoch}
+	r := Record{Disk: f.Disk, Epoch: f.Epoch, Written: f.Written}
 	if f.Writer != nil {
 		w := f.Writer.admission()
 		r.Writer = &w

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"sort"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -192,9 +193,9 @@ func (s *Store) BeginRelease(disk string, o claim.Owner) ([]Admission, error) {
 	return mine, s.put(r)
 }
 
-// Free ends an admission that is Releasing. The caller knows that no command of
-// its epoch can reach the disk any more.
-func (s *Store) Free(disk string, epoch uint64) error {
+// Free ends an admission that is Releasing, now. The caller knows that no
+// command of its epoch can reach the disk any more.
+func (s *Store) Free(disk string, epoch uint64, now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, err := s.get(disk)
@@ -207,6 +208,9 @@ func (s *Store) Free(disk string, epoch uint64) error {
 	}
 	if a.State != Releasing {
 		return fmt.Errorf("epoch %d of disk %s is in state %s, not released", epoch, disk, a.State)
+	}
+	if !a.ReadOnly {
+		r.Written = now
 	}
 	r.drop(epoch)
 	return s.put(r)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"reconciler/claim"
@@ -36,6 +37,14 @@ func grant(epoch uint64) Admission {
 // model that only knows who holds what and the highest epoch ever seen.
 func TestNeverTwoWritersAndEpochsOnlyGrow(t *testing.T) {
 	root := t.TempDir()
+	if err := unix.Mount("tmpfs", root, "tmpfs", 0, "mode=0700"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(root, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
 	runs := 0
 	rapid.Check(t, func(t *rapid.T) {
 		runs++
@@ -44,6 +53,7 @@ func TestNeverTwoWritersAndEpochsOnlyGrow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer os.RemoveAll(dir)
 		highest := map[string]uint64{}
 		held := map[string]map[claim.Owner]Admission{}
 		for _, d := range disks {
@@ -120,7 +130,7 @@ func TestNeverTwoWritersAndEpochsOnlyGrow(t *testing.T) {
 			"free": func(t *rapid.T) {
 				d := anyDisk.Draw(t, "disk")
 				for o, a := range held[d] {
-					err := s.Free(d, a.Epoch)
+					err := s.Free(d, a.Epoch, time.Unix(1, 0))
 					if a.State == Held {
 						if err == nil {
 							t.Fatal("freed what was not released")

@@ -421,17 +421,6 @@ exit 1
 	if err := os.WriteFile(probe, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for d := probe; d != "/"; d = filepath.Dir(d) {
-		if err := os.Chmod(filepath.Dir(d), 0o755); err != nil && !errors.Is(err, os.ErrPermission) {
-			t.Fatal(err)
-		}
-		if filepath.Dir(d) == os.TempDir() {
-			break
-		}
-	}
-	if err := os.Chmod(os.TempDir(), 0o1777); err != nil {
-		t.Fatal(err)
-	}
 	t.Setenv("SECRET_TOKEN", "hunter2")
 	s := newStore(t, func(c *Config) { c.QemuImg = probe })
 	img := qcow2(t, s, 1<<20)

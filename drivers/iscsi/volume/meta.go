@@ -37,7 +37,7 @@ type Meta struct {
 	// Fields are the fields of the spec in force, sorted by path.
 	Fields     []reconcile.Field `json:"fields"`
 	Created    time.Time         `json:"created"`
-	Written    time.Time         `json:"written"` // when a claim on it last ended, or it was made
+	Written    time.Time         `json:"written"` // when it was made or, in quarantine, last in use
 	Quarantine *Quarantine       `json:"quarantine,omitempty"`
 }
 
