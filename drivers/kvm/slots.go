@@ -1,9 +1,6 @@
 package kvm
 
-import (
-	"fmt"
-	"slices"
-)
+import "fmt"
 
 const (
 	sparePorts = 8   // free root ports of a new process, for devices plugged in later
@@ -49,9 +46,10 @@ func assign(slots map[string]int, inUse []string, device string, limit int) erro
 }
 
 // plan assigns ports for a new process and returns how many it has: those of
-// the devices and spares, never fewer than the guest had.
+// the devices and spares, never fewer than the guest had. Devices that never
+// had a port get theirs in the order given, the spec's: a guest names its disks
+// by the order of their ports.
 func plan(slots map[string]int, devices []string, had int) (int, error) {
-	slices.Sort(devices)
 	limit := min(max(had, len(devices)+sparePorts), maxPorts)
 	for i, id := range devices {
 		if err := assign(slots, devices[:i], id, limit); err != nil {
