@@ -21,8 +21,7 @@ const (
 	fdQMP = iota + 3
 	fdRescue
 	fdConsole
-	fdLock // never used by QEMU: it holds the machine's lock while it lives
-	fdTaps // the first tap
+	fdTaps // the first tap; the last descriptor is the lock's
 )
 
 // logLimit is the most, in bytes, that the console log and QEMU's messages may
@@ -95,7 +94,7 @@ func netdev(n nic, fd string) map[string]any {
 func nicArgs(n nic, port int) map[string]any {
 	return map[string]any{
 		"driver": "virtio-net-pci", "id": nicDevice(n.name), "bus": portID(port), "addr": "0x0",
-		"netdev": netdevID(n), "mac": n.mac,
+		"netdev": netdevID(n), "mac": n.mac, "romfile": "", // nothing boots from the network
 	}
 }
 
@@ -144,7 +143,7 @@ func (b *birth) argv() ([]string, error) {
 	a := &arguments{}
 	a.add("-name", "guest="+b.name+",debug-threads=on", "-uuid", b.uid,
 		"-nodefaults", "-no-user-config", "-display", "none", "-S",
-		"-machine", b.machine+",vmport=off,graphics=off,memory-backend=ram", "-accel", accel,
+		"-machine", b.machine+",vmport=off,memory-backend=ram"+b.firmware(), "-accel", accel,
 		"-cpu", model, "-smp", smp, "-m", mem)
 	a.json("-object", map[string]any{"qom-type": "memory-backend-ram", "id": "ram", "size": int64(b.vm.Memory.Size)})
 	a.add("-action", "shutdown=pause,panic=pause", "-rtc", "base=utc",
@@ -186,6 +185,15 @@ func (b *birth) argv() ([]string, error) {
 		}
 	}
 	return a.list, a.err
+}
+
+// firmware lets a boot loader on a disk use the serial console, which is the
+// only one. A kernel given directly has its own.
+func (b *birth) firmware() string {
+	if b.vm.Boot.Kernel != nil {
+		return ""
+	}
+	return ",graphics=off"
 }
 
 // sandbox filters QEMU's system calls. To drop its user it must be allowed to

@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"log/slog"
@@ -75,7 +76,15 @@ func newRig(t *testing.T, opts ...func(*Config)) *rig {
 	}
 	testbed.Reap(t, dir) // every path of QEMU's is below it
 	r.restart()
-	t.Cleanup(func() { r.d.Close() })
+	t.Cleanup(func() {
+		r.d.Close()
+		if t.Failed() {
+			logs, _ := filepath.Glob(filepath.Join(r.d.dir, "*.log"))
+			for _, log := range logs {
+				t.Logf("%s:\n%s", log, testbed.Tail(log, 15))
+			}
+		}
+	})
 	r.tgtd = newTgtd(t)
 	r.portal = r.tgtd.portal
 	guest := testbed.Guest(t)
@@ -315,7 +324,7 @@ func (r *rig) up(name string, yaml ...string) {
 func (r *rig) waitUp(name string) {
 	r.t.Helper()
 	r.follow(name)
-	r.serial.Wait(r.t, `GUEST up`, 60*time.Second)
+	r.serial.Wait(r.t, `^GUEST up`, 60*time.Second)
 }
 
 // follow reads the machine's console log from its start.
@@ -330,8 +339,18 @@ func (r *rig) types(name, line string) {
 		r.t.Fatal(err)
 	}
 	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		r.t.Fatal(err)
+	}
 	if _, err := fmt.Fprintln(conn, line); err != nil {
 		r.t.Fatal(err)
+	}
+	// QEMU drops what the guest has not taken when the client goes.
+	in := bufio.NewReader(conn)
+	for echo := ""; !strings.Contains(echo, line); {
+		if echo, err = in.ReadString('\n'); err != nil {
+			r.t.Fatalf("the guest does not echo %q: %v", line, err)
+		}
 	}
 }
 

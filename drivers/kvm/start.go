@@ -256,7 +256,7 @@ func fieldID(o *reconcile.Object, path string) string {
 func (d *Driver) launch(ctx context.Context, m *machine, b *birth) (err error) {
 	d.step("recorded")
 	rec := m.snapshot()
-	files, err := d.setUp(m, b)
+	files, err := d.setUp(ctx, m, b)
 	defer func() {
 		for _, f := range files {
 			f.Close()
@@ -336,25 +336,23 @@ func (d *Driver) inspectNew(ctx context.Context, conn *qmp.Conn, rec *record) er
 }
 
 // setUp makes what QEMU inherits: sockets, the lock, taps; and its secrets.
-func (d *Driver) setUp(m *machine, b *birth) (files []*os.File, err error) {
-	lock, err := d.lock(m.uid)
+func (d *Driver) setUp(ctx context.Context, m *machine, b *birth) (files []*os.File, err error) {
+	lock, err := d.lock(ctx, m.uid)
 	if err != nil {
 		return nil, err
 	}
-	dir := d.runDir(m.uid)
-	if err := makeRunDir(d.run, dir); err != nil {
-		lock.Close()
+	defer func() { files = append(files, lock) }()
+	if err := makeRunDir(d.run, d.runDir(m.uid)); err != nil {
 		return nil, err
 	}
-	var sockets []*os.File
+	// In the order of the fd constants.
 	for _, path := range []string{d.qmpPath(m.uid), d.rescuePath(m.uid), d.consolePath(m.uid)} {
 		f, err := listen(path)
 		if err != nil {
-			return append(sockets, lock), fmt.Errorf("make a socket: %w", err)
+			return files, err
 		}
-		sockets = append(sockets, f)
+		files = append(files, f)
 	}
-	files = append(sockets, lock) // the order of the fd constants
 	for _, n := range b.nics {
 		if n.bridge == "" {
 			continue
@@ -383,19 +381,34 @@ func makeRunDir(dirs ...string) error {
 	return nil
 }
 
+// lockTimeout is for a process that has left the process table, and with it
+// its command line, to close its files.
+const lockTimeout = 10 * time.Second
+
 // lock takes the machine's lock. QEMU inherits it and holds it while it lives,
 // so that a second process cannot be started even if the first was overlooked
-// in the process table.
-func (d *Driver) lock(uid string) (*os.File, error) {
+// in the process table, or is not quite dead.
+func (d *Driver) lock(ctx context.Context, uid string) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
 	f, err := os.OpenFile(d.lockPath(uid), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the machine's lock: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("a process of this machine still holds its lock %s: %w", d.lockPath(uid), err)
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("a process of this machine still holds its lock %s: %w", d.lockPath(uid), err)
+		}
 	}
-	return f, nil
 }
 
 // exec starts QEMU detached, in its own session, without the agent's

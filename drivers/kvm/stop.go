@@ -160,7 +160,7 @@ func (d *Driver) askGuest(ctx context.Context, l *link, h *handle, in reconcile.
 
 // pressAgain is how often the power button is pressed anew: a guest that is
 // still booting loses the first.
-const pressAgain = 5 * time.Second
+const pressAgain = 3 * time.Second
 
 func waitEnd(ctx context.Context, conn *qmp.Conn, sub *qmp.Subscription) error {
 	again := time.NewTicker(pressAgain)
