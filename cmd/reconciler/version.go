@@ -17,7 +17,7 @@ func (a *app) versionCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
 		Short:   "Print the version",
-		Long:    `version prints the version of this binary, of the language of the specs, and of Go.`,
+		Long:    `version prints the version of this binary, of the language of the specs and of Go.`,
 		Example: `  reconciler version -o json`,
 		Args:    noArgs,
 		Annotations: map[string]string{
