@@ -81,6 +81,20 @@ func extent(cdb []byte) (lba, blocks uint64) {
 	return lba, blocks
 }
 
+// lengthField is the first byte of the number of blocks in such a CDB, which may
+// be padded.
+func lengthField(cdb []byte) int {
+	switch cdb[0] >> 5 {
+	case 0:
+		return 4
+	case 1, 2:
+		return 7
+	case 5:
+		return 6
+	}
+	return 10
+}
+
 func allocation16(cdb []byte, i int) int { return int(binary.BigEndian.Uint16(cdb[i:])) }
 
 func allocation32(cdb []byte, i int) int { return int(binary.BigEndian.Uint32(cdb[i:])) }

@@ -57,6 +57,11 @@ func (d *Device) dispatch(ctx context.Context, c *Command) outcome {
 	if len(c.CDB) < len(op.usage) {
 		return fail(illegal(gotgt.ASC_INVALID_OP_CODE))
 	}
+	// NACA in the CONTROL byte, for which INQUIRY would have to offer NORMACA
+	// (SAM-5 §5.2).
+	if last := len(op.usage) - 1; c.CDB[last]&0x04 != 0 {
+		return fail(invalidCDB(last))
+	}
 	if op.access == accessAlways {
 		return op.run(d, ctx, c)
 	}

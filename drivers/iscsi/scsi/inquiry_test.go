@@ -242,6 +242,12 @@ func TestOperationTable(t *testing.T) {
 		}
 	}
 	u := newUnit(t)
+	for i := range operations { // SAM-5 §5.2: NACA
+		op := &operations[i]
+		cdb := make([]byte, 16)
+		cdb[0], cdb[1], cdb[len(op.usage)-1] = op.usage[0], op.action, 0x04
+		u.wantIllegal(u.do(cdb, nil, 0), gotgt.ASC_INVALID_FIELD_IN_CDB)
+	}
 	u.wantIllegal(u.do([]byte{0xee, 0, 0, 0, 0, 0}, nil, 0), gotgt.ASC_INVALID_OP_CODE)
 	u.wantIllegal(u.do([]byte{opRead16, 0, 0, 0, 0, 0, 0, 0, 0, 0}, nil, 0), gotgt.ASC_INVALID_OP_CODE)
 	u.wantIllegal(u.do([]byte{opRead10, 0}, nil, 0), gotgt.ASC_INVALID_OP_CODE)

@@ -46,7 +46,6 @@ func (d *Device) modePages(current bool) []modePage {
 	changeable := make([]byte, 10)
 	control[0] = 0x02                               // TST 0, GLTSD
 	control[1] = 0x10                               // QUEUE ALGORITHM MODIFIER: unrestricted reordering
-	control[3] = 0x40                               // TAS: aborted commands of others end with TASK ABORTED
 	binary.BigEndian.PutUint16(control[6:], 0xffff) // BUSY TIMEOUT PERIOD: no limit
 	if current && d.descSense.Load() {
 		control[0] |= controlDSense

@@ -110,8 +110,8 @@ func TestUnitAttention(t *testing.T) {
 	for i := range 100 {
 		n.raise(unitAttention(i))
 	}
-	if len(n.pending) > maxAttentions {
-		t.Errorf("%d pending", len(n.pending))
+	if len(n.pending) != maxAttentions || n.pending[0] != 100-maxAttentions {
+		t.Errorf("pending %v", n.pending)
 	}
 	n.raise(unitAttention(gotgt.ASC_POWERON_RESET))
 	u.wantSense(u.as(n, cdb6(opTestUnitReady)), gotgt.UNIT_ATTENTION, gotgt.ASC_POWERON_RESET)

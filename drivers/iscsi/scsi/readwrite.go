@@ -32,7 +32,7 @@ func (d *Device) transferRange(cdb []byte) (span, fault) {
 	}
 	s, f := d.inRange(cdb)
 	if !f.failed() && s.n > MaxTransfer {
-		f = invalidCDB(len(cdb) - 3)
+		f = invalidCDB(lengthField(cdb))
 	}
 	return s, f
 }

@@ -123,7 +123,11 @@ func TestTransferIsBounded(t *testing.T) {
 	if n := u.OutLen(cdb); n != MaxTransfer {
 		t.Fatalf("OutLen is %d, want %d", n, MaxTransfer)
 	}
-	u.wantIllegal(u.do(cdb, nil, 0), gotgt.ASC_INVALID_FIELD_IN_CDB)
+	a := u.do(cdb, nil, 0)
+	u.wantIllegal(a, gotgt.ASC_INVALID_FIELD_IN_CDB)
+	if !bytes.Equal(a.Sense[15:18], []byte{0xc0, 0, 10}) {
+		t.Errorf("sense % x: the field pointer is not at the transfer length", a.Sense)
+	}
 	cdb = block16(opRead16, 0, 0, 1<<16)
 	if n := u.InLen(cdb); n != MaxTransfer {
 		t.Fatalf("InLen is %d, want %d", n, MaxTransfer)

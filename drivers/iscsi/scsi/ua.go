@@ -19,9 +19,12 @@ func (n *Nexus) raise(ua unitAttention) {
 	if slices.Contains(n.pending, ua) {
 		return
 	}
-	// A reset says all that was pending before it (SAM-5 §5.14.2).
-	if ua == unitAttention(gotgt.ASC_POWERON_RESET) || len(n.pending) == maxAttentions {
+	switch {
+	case ua == unitAttention(gotgt.ASC_POWERON_RESET):
+		// A reset says all that was pending before it (SAM-5 §5.14.2).
 		n.pending = n.pending[:0]
+	case len(n.pending) == maxAttentions:
+		n.pending = slices.Delete(n.pending, 0, 1)
 	}
 	n.pending = append(n.pending, ua)
 	n.attentions.Store(true)

@@ -125,7 +125,7 @@ func (d *Device) writeSame(ctx context.Context, c *Command) outcome {
 		s.n = d.Size() - s.off
 	}
 	if s.n > maxWriteSame {
-		o.fault = invalidCDB(len(c.CDB) - 3)
+		o.fault = invalidCDB(lengthField(c.CDB))
 		return o
 	}
 	if len(c.Out) != o.want {

@@ -33,7 +33,7 @@ func (d *Device) verify(ctx context.Context, c *Command) outcome {
 	case 1:
 		switch {
 		case s.n > MaxTransfer:
-			f = invalidCDB(len(c.CDB) - 3)
+			f = invalidCDB(lengthField(c.CDB))
 		case int64(len(c.Out)) < s.n:
 			f = illegal(ascIncompleteInitiatorData)
 		default:
