@@ -41,10 +41,12 @@ func serve(ctx context.Context, l net.Listener, a Agent, log *slog.Logger, t tim
 	}
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.read)
 	defer cancel()
-	if err := h.Shutdown(grace); err != nil {
-		return errors.Join(err, h.Close())
+	err := h.Shutdown(grace)
+	if err != nil {
+		err = errors.Join(err, h.Close())
 	}
-	return nil
+	<-stopped // the listener is closed now, and its socket gone
+	return err
 }
 
 type server struct {
