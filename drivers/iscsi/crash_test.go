@@ -215,9 +215,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 		t.Run(o.name, func(t *testing.T) {
 			var steps []string
 			for n := 1; ; n++ {
-				w := newWorldAt(t, tmpfs(t, "256M"))
-				w.startTarget()
-				w.open()
+				w := newWorld(t)
 				w.converge(o.before(w))
 				if o.prepare != nil {
 					o.prepare(t, w)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"reconciler/drivers/iscsi/claims"
 	"reconciler/drivers/iscsi/target"
@@ -18,7 +19,7 @@ import (
 func (d *Driver) Ensure(ctx context.Context) error {
 	var errs []error
 	if d.cfg.Start != nil {
-		errs = append(errs, d.cfg.Start(ctx))
+		errs = append(errs, d.start(ctx))
 	}
 	inv, err := d.inventory()
 	if err != nil {
@@ -34,15 +35,12 @@ func (d *Driver) Ensure(ctx context.Context) error {
 		}
 		errs = append(errs, d.warn(p))
 	}
-	if _, err := d.cfg.Target.Ping(ctx); err != nil {
+	served, err := d.served(ctx)
+	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
 	for _, r := range d.claims.List() {
 		errs = append(errs, d.endDue(ctx, r))
-	}
-	served, err := d.served(ctx)
-	if err != nil {
-		return errors.Join(append(errs, err)...)
 	}
 	for i := range inv.pools {
 		p := &inv.pools[i]
@@ -51,6 +49,16 @@ func (d *Driver) Ensure(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// startTimeout bounds how long a start may take. What is not there then is
+// unknown, not waited for.
+const startTimeout = 15 * time.Second
+
+func (d *Driver) start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	return d.cfg.Start(ctx)
 }
 
 // tidy finishes or takes back what a crash left of a volume, and counts the

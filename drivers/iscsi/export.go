@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"reconciler/drivers/iscsi/claims"
 	"reconciler/drivers/iscsi/target"
@@ -121,8 +122,13 @@ func accessOf(r claims.Record) []target.Access {
 	return list
 }
 
+// listTimeout bounds how long a target that hangs may hold up the agent.
+const listTimeout = 5 * time.Second
+
 // served lists what the target serves, by IQN.
 func (d *Driver) served(ctx context.Context) (map[string]target.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
 	list, err := d.cfg.Target.List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("ask the target what it serves: %w", err)

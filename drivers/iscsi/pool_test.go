@@ -2,6 +2,7 @@ package iscsi
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -225,6 +226,49 @@ func TestTheTargetFollowsTheRecords(t *testing.T) {
 		t.Errorf("access: %+v", a)
 	}
 	mustIO(t, g, "read -P 8 0 64k")
+}
+
+// The driver starts the target, and what keeps it running is not the driver.
+func TestEnsureStartsATargetThatStays(t *testing.T) {
+	w := newWorldAt(t, t.TempDir())
+	ec := ensureConfig(filepath.Join(w.dir, "target"), filepath.Join(w.dir, "run"))
+	t.Cleanup(func() {
+		if err := target.Stop(w.ctx(), ec); err != nil {
+			t.Error(err)
+		}
+	})
+	cfg := w.config()
+	cfg.Start = func(ctx context.Context) error { return target.Ensure(ctx, ec) }
+	var err error
+	if w.d, err = New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	want := w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi"))
+	w.converge(want)
+	g := mustClaim(t, w, diskKey("web").UID, owner("launch-1"))
+	mustIO(t, g, "write -P 4 0 64k", "flush")
+	pid, err := w.client.Ping(w.ctx())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "another target process", func() error {
+		now, err := w.client.Ping(w.ctx())
+		if err == nil && now == pid {
+			err = errors.New("the old one answers")
+		}
+		return err
+	})
+	mustIO(t, g, "read -P 4 0 64k")
+	if p, _ := w.plan(want); !p.Empty() && p.Count(reconcile.Ready) > 0 {
+		for _, a := range p.Actions {
+			if a.Op != reconcile.OpUnchanged {
+				t.Errorf("%s %s", a.Op, a.Name)
+			}
+		}
+	}
 }
 
 // planWithoutTarget is plan while Ensure cannot succeed.

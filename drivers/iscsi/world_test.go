@@ -30,13 +30,34 @@ import (
 )
 
 // The test binary is also the target process: state directory, run directory.
-const envTarget = "ISCSI_TEST_TARGET"
+const (
+	envTarget = "ISCSI_TEST_TARGET"
+	targetArg = "target-process" // started by target.Ensure
+)
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 3 && os.Args[1] == targetArg {
+		os.Exit(keepTarget(os.Args[2], os.Args[3], len(os.Args) > 4 && os.Args[4] == target.SuperviseFlag))
+	}
 	if dirs := os.Getenv(envTarget); dirs != "" {
 		os.Exit(serveTarget(dirs))
 	}
 	os.Exit(m.Run())
+}
+
+func ensureConfig(state, run string) target.EnsureConfig {
+	return target.EnsureConfig{Exe: os.Args[0], Args: []string{targetArg, state, run}, StateDir: state, RunDir: run, Unit: "iscsi-test-target"}
+}
+
+func keepTarget(state, run string, supervise bool) int {
+	if !supervise {
+		return serveTarget(state + ":" + run)
+	}
+	if err := target.Supervise(context.Background(), ensureConfig(state, run), slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 func serveTarget(dirs string) int {
@@ -88,7 +109,7 @@ func (b *syncBuffer) String() string {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := newWorldAt(t, t.TempDir())
+	w := newWorldAt(t, tmpfs(t, "256M"))
 	w.startTarget()
 	w.open()
 	return w

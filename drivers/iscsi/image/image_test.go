@@ -224,10 +224,12 @@ func TestDownloadIsBounded(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 		}, "nothing came for"},
-		"missing":    {http.NotFound, "404"},
-		"wrong":      {func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "other") }, "sha256"},
-		"file: link": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "file:///etc/passwd", http.StatusFound) }, "scheme"},
-		"loop":       {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", http.StatusFound) }, "redirects"},
+		"missing": {http.NotFound, "404"},
+		"wrong":   {func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "other") }, "sha256"},
+		"file: link": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "file:///etc/passwd", http.StatusFound)
+		}, "scheme"},
+		"loop": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", http.StatusFound) }, "redirects"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -419,6 +421,10 @@ env >&2
 exit 1
 `
 	if err := os.WriteFile(probe, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// The test's own directory is closed to others.
+	if err := os.Chmod(filepath.Dir(filepath.Dir(probe)), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("SECRET_TOKEN", "hunter2")

@@ -20,15 +20,15 @@ const (
 
 // Meta is the durable record of a volume, UID.json beside UID.img.
 type Meta struct {
-	Version int    `json:"version"`
-	State   State  `json:"state"`
-	UID     string `json:"uid"`
-	Name    string `json:"name"`
-	Incarnation int      `json:"incarnation,omitempty"`
-	Cluster     string   `json:"cluster"`
-	Pool        string   `json:"pool"`   // UID
-	Target      string   `json:"target"` // IQN
-	Size        int64    `json:"size"`   // bytes, as last asked for; the file's own size decides
+	Version     int    `json:"version"`
+	State       State  `json:"state"`
+	UID         string `json:"uid"`
+	Name        string `json:"name"`
+	Incarnation int    `json:"incarnation,omitempty"`
+	Cluster     string `json:"cluster"`
+	Pool        string `json:"pool"`   // UID
+	Target      string `json:"target"` // IQN
+	Size        int64  `json:"size"`   // bytes, as last asked for; the file's own size decides
 	// Source is the SHA-256 of the image the volume was made from; empty for a blank one.
 	Source string `json:"source,omitempty"`
 	// DeletionPolicy and Retention are those in force, whatever the tree says meanwhile.
