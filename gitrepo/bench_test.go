@@ -164,3 +164,33 @@ func BenchmarkOneFileCommit(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkFetch is a fetch of a one-file commit from a local repository of
+// 20,000 files, repacks included; it reports the size of the cache at the end
+// (run it with -benchtime 500x and more to see that it stays bounded).
+func BenchmarkFetch(b *testing.B) {
+	u := newUpstream(b)
+	files := make(map[string]string)
+	for i := range 20_000 {
+		files[fmt.Sprintf("hosts/h%03d/d%06d.yaml", i%100, i)] = specText(i, 0)
+	}
+	u.commit(files)
+	u.git("gc", "-q")
+	r := u.open()
+	mustFetch(b, r)
+	first, most := r.Stats(), r.Stats()
+	b.ResetTimer()
+	for i := range b.N {
+		b.StopTimer()
+		u.commit(map[string]string{fmt.Sprintf("hosts/h%03d/d%06d.yaml", i%100, i%20_000): specText(i, i+1)})
+		b.StartTimer()
+		mustFetch(b, r)
+		if s := r.Stats(); s.Bytes > most.Bytes {
+			most = s
+		}
+	}
+	b.ReportMetric(float64(first.Bytes), "first-B")
+	b.ReportMetric(float64(most.Bytes), "peak-B")
+	b.ReportMetric(float64(r.Stats().Bytes), "cache-B")
+	b.ReportMetric(float64(r.Stats().Packs), "packs")
+}

@@ -182,7 +182,7 @@ func TestCacheStaysSmall(t *testing.T) {
 			mustFetch(t, r)
 			first := r.Stats()
 			peak := first
-			const fetches = 150
+			const fetches = 100
 			for i := range fetches {
 				u.commit(map[string]string{fmt.Sprintf("hosts/h%02d/d%05d.yaml", i%8, i): specText(i, i)})
 				mustFetch(t, r)

@@ -67,7 +67,7 @@ func TestRefusedTrees(t *testing.T) {
 			if !errors.As(err, &perr) || perr.Reason != tt.reason || !strings.Contains(perr.Path, tt.path) {
 				t.Errorf("files: %v, want %s: %s", err, tt.path, tt.reason)
 			}
-			if err != nil && strings.ContainsAny(err.Error(), "\n\xff\u202e") {
+			if err != nil && strings.ContainsFunc(err.Error(), func(r rune) bool { return r == 0xfffd || r == 0x202e || r < 0x20 }) {
 				t.Errorf("unfit for a log: %q", err)
 			}
 			if r.damaged() {

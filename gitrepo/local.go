@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/go-git/go-git/v5/plumbing"
+	"golang.org/x/sys/unix"
 
 	"reconciler/gitrepo/internal/odb"
 )
@@ -116,7 +117,7 @@ func (s *localSession) ref(name string) (h hash, ok bool, err error) {
 			return h, false, fmt.Errorf("%q is not a valid ref name", name)
 		}
 		b, err := os.ReadFile(filepath.Join(dir, name))
-		if errors.Is(err, fs.ErrNotExist) || isDirError(err) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ENOTDIR) {
 			return s.packedRef(name)
 		}
 		if err != nil {
@@ -157,10 +158,6 @@ func (s *localSession) peeled(name string) (h hash, ok bool, err error) {
 	return h, false, fmt.Errorf("%s: tags nest too deep", name)
 }
 
-func isDirError(err error) bool {
-	return err != nil && (strings.HasSuffix(err.Error(), "is a directory") || strings.HasSuffix(err.Error(), "not a directory"))
-}
-
 func (s *localSession) packedRef(name string) (h hash, ok bool, err error) {
 	b, err := os.ReadFile(filepath.Join(s.commonDir, "packed-refs"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -180,6 +177,13 @@ func (s *localSession) packedRef(name string) (h hash, ok bool, err error) {
 
 func (s *localSession) fetch(ctx context.Context, db *odb.DB, limits odb.Limits, want hash, _ []hash, have func(hash) bool) (*odb.Staged, error) {
 	list, err := closure(ctx, s.db, []hash{want}, have)
+	if errors.Is(err, ErrIncomplete) {
+		// git gc may have moved objects into a pack while we looked.
+		if err := s.db.Refresh(); err != nil {
+			return nil, err
+		}
+		list, err = closure(ctx, s.db, []hash{want}, have)
+	}
 	if err != nil {
 		if _, shallow := os.Stat(filepath.Join(s.commonDir, "shallow")); shallow == nil && errors.Is(err, ErrIncomplete) {
 			err = fmt.Errorf("%w (the repository is a shallow clone; a full one is needed)", err)

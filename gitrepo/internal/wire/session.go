@@ -26,8 +26,8 @@ const (
 
 const (
 	agent = "reconciler"
-	// maxAdvertisement bounds the list of refs: half a million of them.
-	maxAdvertisement = 32 << 20
+	// maxAdvertisement bounds the list of refs: a quarter of a million of them.
+	maxAdvertisement = 16 << 20
 	maxReport        = 1 << 20
 )
 

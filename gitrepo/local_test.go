@@ -1,0 +1,152 @@
+package gitrepo
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
+)
+
+func TestWorkTrees(t *testing.T) {
+	u := newUpstream(t)
+	first := u.commit(map[string]string{"a.yaml": "1"})
+	clone := filepath.Join(t.TempDir(), "clone")
+	run(t, "", nil, "git", "clone", "-q", u.dir, clone)
+	linked := filepath.Join(t.TempDir(), "linked")
+	run(t, clone, nil, "git", "worktree", "add", "-q", "-b", "side", linked)
+	shared := filepath.Join(t.TempDir(), "shared")
+	run(t, "", nil, "git", "clone", "-q", "--shared", u.dir, shared)
+	for _, dir := range []string{clone, linked, shared} {
+		for _, branch := range []string{"main", ""} {
+			r := u.open(func(c *Config) { c.URL, c.Branch = dir, branch })
+			if c := mustFetch(t, r); c.Hash != first || contents(t, r, c.Hash)["a.yaml"] != "1" {
+				t.Errorf("%s, branch %q: %+v", dir, branch, c)
+			}
+		}
+	}
+	u.commit(map[string]string{"a.yaml": "2"})
+	shallow := filepath.Join(t.TempDir(), "shallow")
+	run(t, "", nil, "git", "clone", "-q", "--depth", "1", "file://"+u.dir, shallow)
+	r := u.open(func(c *Config) { c.URL = shallow })
+	if _, err := r.Fetch(context.Background()); !errors.Is(err, ErrIncomplete) {
+		t.Errorf("shallow clone: %v", err)
+	}
+}
+
+// Every way git moves a branch shows in the watched directories.
+func TestWatchPaths(t *testing.T) {
+	u := newUpstream(t)
+	first := u.commitTo("team/prod", map[string]string{"a.yaml": "1"})
+	second := u.commitTo("team/prod", map[string]string{"a.yaml": "2"})
+	r := u.open(func(c *Config) { c.Branch = "team/prod" })
+	clone := filepath.Join(t.TempDir(), "clone")
+	run(t, "", nil, "git", "clone", "-q", "-b", "team/prod", u.dir, clone)
+	for name, move := range map[string]func(){
+		"update-ref": func() { u.git("update-ref", "refs/heads/team/prod", first) },
+		"push": func() {
+			run(t, clone, nil, "git", "push", "-q", "-f", "origin", second+":refs/heads/team/prod")
+		},
+		"packed": func() { u.git("pack-refs", "--all", "--prune") },
+		"after packing": func() {
+			u.git("pack-refs", "--all", "--prune")
+			u.git("update-ref", "refs/heads/team/prod", first+"^{}")
+		},
+	} {
+		w, err := fsnotify.NewWatcher()
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths := r.WatchPaths()
+		for _, p := range paths {
+			if err := w.Add(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		move()
+		select {
+		case <-w.Events:
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s: no event within 5 s in %v", name, paths)
+		}
+		w.Close()
+	}
+}
+
+func TestLocalPushSafety(t *testing.T) {
+	u := newUpstream(t)
+	u.commit(map[string]string{"a.yaml": "1"})
+	const uid = 12345
+	if err := filepath.WalkDir(u.dir, func(p string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(p, uid, uid))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r := u.open()
+	ctx := context.Background()
+	push := func(content string) error {
+		_, _, err := r.PushFiles(ctx, "refs/reconciler/status/h", map[string][]byte{"s": []byte(content)}, "m", PushOptions{})
+		return err
+	}
+	if err := push("1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := filepath.WalkDir(u.dir, func(p string, _ fs.DirEntry, err error) error {
+		var st unix.Stat_t
+		if err := errors.Join(err, unix.Lstat(p, &st)); err != nil {
+			return err
+		}
+		if st.Uid != uid {
+			t.Errorf("%s belongs to %d", p, st.Uid)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	// Another writer holds git's lock.
+	ref := filepath.Join(u.dir, "refs/reconciler/status/h")
+	if err := os.WriteFile(ref+".lock", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := push("2"); !errors.Is(err, ErrRefChanged) {
+		t.Errorf("locked ref: %v", err)
+	}
+	if err := os.Remove(ref + ".lock"); err != nil {
+		t.Fatal(err)
+	}
+	// A planted link must not lead the agent, which is root, elsewhere.
+	outside := t.TempDir()
+	if err := errors.Join(os.RemoveAll(filepath.Join(u.dir, "refs/reconciler")), os.Symlink(outside, filepath.Join(u.dir, "refs/reconciler"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := push("3"); err == nil {
+		t.Error("push through a link out of the repository succeeded")
+	}
+	if left, err := os.ReadDir(outside); err != nil || len(left) > 0 {
+		t.Errorf("written outside: %v, %v", left, err)
+	}
+}
+
+func TestRedact(t *testing.T) {
+	for in, want := range map[string]string{
+		"https://u:p@h/x.git?private_token=t#f": "https://h/x.git",
+		"ssh://git:p@h:22/x":                    "ssh://git@h:22/x",
+		"git@h:x.git":                           "git@h:x.git",
+		"/srv/x.git":                            "/srv/x.git",
+		"https://u:p%zz@h/x":                    "https://h/x",
+	} {
+		if got := Redact(in); got != want {
+			t.Errorf("Redact(%q) = %q, want %q", in, got, want)
+		}
+	}
+	_, err := Open(Config{URL: "https://u:" + testToken + "@h:bad/x", CacheDir: t.TempDir()})
+	if err == nil {
+		t.Fatal("a malformed URL was accepted")
+	}
+	refused(t, "malformed URL", err, err)
+}
