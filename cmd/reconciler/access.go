@@ -145,7 +145,7 @@ func printAccess(w io.Writer, g api.Access) {
 }
 
 func printAccessList(w io.Writer, list []api.Access, now time.Time) error {
-	t := newTable(w, "ID", "DISK", "MODE", "LEFT", "BY", "INITIATORS")
+	t := newTable(w, "", "ID", "DISK", "MODE", "LEFT", "BY", "INITIATORS")
 	for _, g := range list {
 		mode := "rw"
 		if g.ReadOnly {

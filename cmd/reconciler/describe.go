@@ -110,9 +110,9 @@ func printDescription(w io.Writer, d description, now time.Time) error {
 }
 
 func printConditions(w io.Writer, list []api.Condition, now time.Time) error {
-	t := newTable(w, "  TYPE", "STATUS", "FOR", "REASON", "MESSAGE")
+	t := newTable(w, "  ", "TYPE", "STATUS", "FOR", "REASON", "MESSAGE")
 	for _, c := range list {
-		t.row("  "+c.Type, c.Status, age(c.LastTransitionTime, now), c.Reason, c.Message)
+		t.row(c.Type, c.Status, age(c.LastTransitionTime, now), c.Reason, c.Message)
 	}
 	return t.flush()
 }

@@ -94,7 +94,7 @@ func selectObjects(all []api.Object, match selection) []api.Object {
 }
 
 func printObjects(w io.Writer, list []api.Object) error {
-	t := newTable(w, "OBJECT", "SYNC", "HEALTH", "REVISION", "MESSAGE")
+	t := newTable(w, "", "OBJECT", "SYNC", "HEALTH", "REVISION", "MESSAGE")
 	for i := range list {
 		o := &list[i]
 		t.row(objectName(o), o.Sync, o.Health, shortRev(o.Revision), message(o))

@@ -53,16 +53,20 @@ func plain(n *yaml.Node) {
 }
 
 // table writes aligned columns for people.
-type table struct{ tw *tabwriter.Writer }
+type table struct {
+	tw     *tabwriter.Writer
+	indent string
+}
 
-func newTable(w io.Writer, header ...string) *table {
-	t := &table{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
+func newTable(w io.Writer, indent string, header ...string) *table {
+	t := &table{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0), indent}
 	t.row(header...)
 	return t
 }
 
 // row writes a line; a cell without a value is a dash.
 func (t *table) row(cells ...string) {
+	fmt.Fprint(t.tw, t.indent)
 	for i, c := range cells {
 		c = strings.Join(strings.Fields(clean(c)), " ")
 		if c == "" {

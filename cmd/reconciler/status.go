@@ -68,7 +68,7 @@ func printStatus(w io.Writer, st api.Status, now time.Time) error {
 		return nil
 	}
 	fmt.Fprintln(w, "\nSuspended")
-	t := newTable(w, "  OBJECT", "BY", "SINCE", "UNTIL", "REASON")
+	t := newTable(w, "  ", "OBJECT", "BY", "SINCE", "UNTIL", "REASON")
 	for _, s := range st.Suspended {
 		object, until := s.Object, when(s.Until)
 		if object == "" {
@@ -77,7 +77,7 @@ func printStatus(w io.Writer, st api.Status, now time.Time) error {
 		if until == "" {
 			until = "resumed"
 		}
-		t.row("  "+object, s.By, when(s.Since), until, s.Reason)
+		t.row(object, s.By, when(s.Since), until, s.Reason)
 	}
 	return t.flush()
 }

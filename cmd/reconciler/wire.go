@@ -76,7 +76,7 @@ func build(ctx context.Context, c config.Config, log *slog.Logger) (a *agent.Age
 		Source: source, Hypervisor: hypervisor{machines}, Storage: disks, Changed: changed(ctx, machines),
 		Interval: c.Interval, Heartbeat: c.Heartbeat, StatusRef: c.StatusRefPrefix, Parallel: c.Limits.Parallel,
 		Limits:  policy.Limits{Count: c.Limits.Budget.Count, Percent: c.Limits.Budget.Percent},
-		Version: version, Log: log,
+		Version: buildVersion(), Log: log,
 	})
 	return a, closeAll, err
 }
