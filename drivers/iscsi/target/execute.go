@@ -3,6 +3,7 @@ package target
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,10 +23,11 @@ var errTakenOver = errors.New("reading was taken over")
 // inlineState is shared by a session's reader and the server's watch. seq is odd
 // while the reader runs a command; whoever makes it even again reads on.
 type inlineState struct {
-	seq     atomic.Uint64
-	framer  atomic.Pointer[framer]
-	watched uint64 // the watch's: seq when it last looked
-	pace    pace   // the reader's
+	seq      atomic.Uint64
+	framer   atomic.Pointer[framer]
+	handover sync.Mutex
+	watched  uint64 // the watch's: seq when it last looked
+	pace     pace   // the reader's
 }
 
 // pace decides between running inline and by workers, apart for reads and writes.
@@ -86,14 +88,17 @@ func (s *session) execute(t *task, f *framer) error {
 	in.framer.Store(f)
 	in.seq.Store(seq + 1)
 	s.srv.watch.wake()
-	begin := time.Now()
+	begin, moved := time.Now(), room+len(t.cmd.Out)
 	r := s.run(s.ctx, t, room)
 	s.respond(t, r)
 	if !in.seq.CompareAndSwap(seq+1, seq+2) {
+		in.handover.Lock() // the successor has copied what f holds
+		f.release()
+		in.handover.Unlock()
 		s.flush()
 		return errTakenOver
 	}
-	if took := time.Since(begin); took > slowCommand && took > time.Duration(room+len(t.cmd.Out)) {
+	if took := time.Since(begin); took > slowCommand && took > time.Duration(moved) {
 		*slow = slowRun
 	}
 	s.mu.Lock()
@@ -108,8 +113,11 @@ func (s *session) execute(t *task, f *framer) error {
 // takeOver makes another goroutine the session's reader, if the present one is
 // still running the command that seq was seen with.
 func (s *session) takeOver(seq uint64) {
-	f := s.inline.framer.Load()
-	if !s.inline.seq.CompareAndSwap(seq, seq+1) {
+	in := &s.inline
+	in.handover.Lock()
+	defer in.handover.Unlock()
+	f := in.framer.Load()
+	if !in.seq.CompareAndSwap(seq, seq+1) {
 		return
 	}
 	go s.readLoop(f.successor())

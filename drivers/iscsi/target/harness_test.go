@@ -86,14 +86,6 @@ func freePortal(t testing.TB) string {
 	return ln.Addr().String()
 }
 
-func testLogger(t testing.TB) *slog.Logger {
-	return slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelError}))
-}
-
-type testWriter struct{ t testing.TB }
-
-func (w testWriter) Write(b []byte) (int, error) { w.t.Logf("%s", b); return len(b), nil }
-
 // serveTest runs a server on the directory until the test, or stop, ends it.
 func serveTest(t testing.TB, dir string, change func(*Config)) (client *Client, stop func() error) {
 	t.Helper()

@@ -423,3 +423,11 @@ func (i *ini) gone() error {
 		}
 	}
 }
+
+func netDial(portal string) (net.Conn, error) {
+	nc, err := net.Dial("tcp", portal)
+	if err == nil {
+		_ = nc.SetDeadline(time.Now().Add(waitLimit))
+	}
+	return nc, err
+}
