@@ -78,9 +78,6 @@ func NewNexus(initiator string, isid [6]byte, tpg uint16, readOnly bool) *Nexus 
 	return &Nexus{initiator: initiator, isid: isid, tpg: tpg, readOnly: readOnly}
 }
 
-// Initiator returns the iSCSI name of the initiator.
-func (n *Nexus) Initiator() string { return n.initiator }
-
 // abort stops the long commands of the nexus at their next chunk, and returns
 // when none that began before is under way.
 func (n *Nexus) abort() {

@@ -151,9 +151,6 @@ func newDevice(cfg Config, b backing) (*Device, error) {
 // Size returns the capacity in bytes.
 func (d *Device) Size() int64 { return d.size.Load() }
 
-// BlockSize returns the logical block length in bytes.
-func (d *Device) BlockSize() int { return d.cfg.BlockSize }
-
 // blocks returns the capacity in logical blocks.
 func (d *Device) blocks() uint64 { return uint64(d.size.Load()) >> d.shift }
 

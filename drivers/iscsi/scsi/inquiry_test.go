@@ -213,7 +213,7 @@ func TestReportSupported(t *testing.T) {
 	u.wantIllegal(report(7, 0, 0), gotgt.ASC_INVALID_FIELD_IN_CDB)
 
 	cdb := block12(opMaintenanceIn, saReportTaskMgmt, 0, 64)
-	if a := u.wantGood(u.do(cdb, nil, 64)); len(a.data) != 4 || a.data[0] != 0xd8 {
+	if a := u.wantGood(u.do(cdb, nil, 64)); len(a.data) != 4 || a.data[0] != 0xdc || a.data[1] != 0x03 {
 		t.Errorf("task management functions % x", a.data)
 	}
 	cdb[2] = 0x80

@@ -100,8 +100,11 @@ func noTimeouts() []byte { return append([]byte{0, timeoutsLength}, make([]byte,
 // reportTaskMgmt is REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS, SPC-5 §6.35:
 // what RFC 7143 §11.5.1 has and the transport carries out.
 func (d *Device) reportTaskMgmt(_ context.Context, c *Command) outcome {
-	const abortTask, abortTaskSet, clearTaskSet, logicalUnitReset = 0x80, 0x40, 0x10, 0x08
-	data := []byte{abortTask | abortTaskSet | clearTaskSet | logicalUnitReset, 0, 0, 0}
+	const (
+		abortTask, abortTaskSet, clearTaskSet, logicalUnitReset, queryTask = 0x80, 0x40, 0x10, 0x08, 0x04
+		queryTaskSet, nexusReset                                           = 0x02, 0x01
+	)
+	data := []byte{abortTask | abortTaskSet | clearTaskSet | logicalUnitReset | queryTask, queryTaskSet | nexusReset, 0, 0}
 	if c.CDB[2]&0x80 != 0 { // REPD
 		data = append(data, make([]byte, 12)...)
 		data[3] = 12
