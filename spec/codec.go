@@ -76,9 +76,14 @@ func Encode(objects []*Object) []byte {
 			line = m.line
 		}
 	}
-	copy(e.b, CodecVersion)
-	binary.BigEndian.PutUint32(e.b[16:], crc32.Checksum(e.b[codecHeader:], castagnoli))
-	return e.b
+	return seal(e.b)
+}
+
+// seal fills in the header.
+func seal(b []byte) []byte {
+	copy(b, CodecVersion)
+	binary.BigEndian.PutUint32(b[16:], crc32.Checksum(b[codecHeader:], castagnoli))
+	return b
 }
 
 func bit(b bool) uint64 {

@@ -13,8 +13,7 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// Bounds of one file. YAML costs some 150 bytes of memory for each byte of
-// input in the worst case.
+// Bounds of one file. To read YAML takes up to 250 times its size in memory.
 const (
 	MaxFileSize = 1 << 20
 
