@@ -19,8 +19,7 @@ const gotgtRoom = 1024
 // gotgt copies parameter data without looking at how much room there is, by the
 // allocation length of the CDB. So it is always asked for all of it, into a
 // buffer that is large enough, and the answer is truncated here. It keeps state
-// in the unit without locking, hence mu. What it would refuse is refused before
-// it is asked, because it cuts sense data to the allocation length and logs.
+// in the unit without locking, hence mu.
 type gotgtUnit struct {
 	mu     sync.Mutex
 	target *api.SCSITarget
@@ -78,7 +77,7 @@ func (g *gotgtUnit) ask(size int64, cdb []byte, prepare func(*api.SCSILu)) ([]by
 }
 
 // gotgtFault reads key and additional sense code back out of gotgt's fixed-format
-// sense data, which it may have cut short.
+// sense data.
 func gotgtFault(st api.SAMStat, sense *api.SenseBuffer) fault {
 	if st.Stat != StatusCheckCondition {
 		return fault{status: st.Stat}

@@ -8,8 +8,8 @@ import (
 	gotgt "github.com/gostor/gotgt/pkg/scsi"
 )
 
-// What gotgt refuses reaches the initiator as it said it; where it cut its own
-// sense data short, as a failure of the target, never as GOOD.
+// What gotgt refuses reaches the initiator as it said it; a refusal without sense
+// data as a failure of the target, never as GOOD.
 func TestGotgtRefuses(t *testing.T) {
 	u := newUnit(t)
 	ask := func(cdb []byte) fault {
@@ -20,13 +20,14 @@ func TestGotgtRefuses(t *testing.T) {
 	if f := ask([]byte{opModeSense10, 0, modeSaved<<6 | pageAll, 0, 0, 0, 0, 4, 0, 0}); f != illegal(gotgt.ASC_SAVING_PARMS_UNSUP) {
 		t.Errorf("saved mode pages: %+v", f)
 	}
-	internal := check(gotgt.HARDWARE_ERROR, gotgt.ASC_INTERNAL_TGT_FAILURE)
-	if f := ask(cdb6(opTestUnitReady)); f != internal {
+	if f := ask(cdb6(opTestUnitReady)); f != check(gotgt.NOT_READY, gotgt.ASC_BECOMING_READY) {
 		t.Errorf("an offline unit: %+v", f)
 	}
-	// An operation code that gotgt knows and this unit does not offer.
-	if f := ask([]byte{0xa6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64}); !f.failed() {
-		t.Errorf("EXCHANGE MEDIUM: %+v", f)
+	if f := gotgtFault(api.SAMStatBusy, nil); f != (fault{status: StatusBusy}) {
+		t.Errorf("BUSY: %+v", f)
+	}
+	if f := gotgtFault(api.SAMStatCheckCondition, nil); f != check(gotgt.HARDWARE_ERROR, gotgt.ASC_INTERNAL_TGT_FAILURE) {
+		t.Errorf("no sense data: %+v", f)
 	}
 }
 
