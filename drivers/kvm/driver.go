@@ -9,7 +9,10 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"reconciler/internal/durable"
 	"reconciler/reconcile"
@@ -125,8 +128,9 @@ type Driver struct {
 
 // machine is what the driver knows of one virtual machine.
 type machine struct {
-	uid string
-	op  chan struct{} // holds one token: the right to act
+	uid  string
+	op   *semaphore.Weighted // all of it for an action, one for an observation
+	acts atomic.Uint64       // actions begun
 
 	mu     sync.Mutex
 	rec    *record // nil: none
@@ -200,24 +204,22 @@ func (d *Driver) machine(uid string) *machine {
 	defer d.mu.Unlock()
 	m := d.machines[uid]
 	if m == nil {
-		m = &machine{uid: uid, op: make(chan struct{}, 1)}
-		m.op <- struct{}{}
+		m = &machine{uid: uid, op: semaphore.NewWeighted(allOps)}
 		d.machines[uid] = m
 	}
 	return m
 }
 
+const allOps = 1 << 30
+
 // acquire takes the right to act on the machine.
 func (m *machine) acquire(ctx context.Context) error {
-	select {
-	case <-m.op:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("another action on the machine is under way: %w", ctx.Err())
+	if err := m.op.Acquire(ctx, allOps); err != nil {
+		return fmt.Errorf("another action on the machine is under way: %w", err)
 	}
+	m.acts.Add(1)
+	return nil
 }
-
-func (m *machine) release() { m.op <- struct{}{} }
 
 // Apply carries out one action on a machine. What it did before an error stays
 // done, is seen by the next Observe and finished by the next action.
@@ -236,7 +238,7 @@ func (d *Driver) apply(ctx context.Context, a reconcile.Action, in reconcile.Inp
 	if err := m.acquire(ctx); err != nil {
 		return err
 	}
-	defer m.release()
+	defer m.op.Release(allOps)
 	m.mu.Lock()
 	broken := m.broken
 	m.mu.Unlock()

@@ -3,7 +3,6 @@ package kvm
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"sort"
 	"strconv"
@@ -30,21 +29,24 @@ func (d *Driver) ObserveFresh(ctx context.Context, want *reconcile.Desired) (rec
 
 func (d *Driver) observe(ctx context.Context, want *reconcile.Desired, fresh bool) (reconcile.State, error) {
 	state := reconcile.NewState()
+	known := d.known(want)
+	w := &world{fresh: fresh, byUUID: map[string][]process{}, acts: map[string]uint64{}}
+	for uid := range known {
+		w.acts[uid] = d.machine(uid).acts.Load()
+	}
 	procs, err := processes()
 	if err != nil {
 		return state, err
 	}
-	boot, err := d.bootID()
+	w.boot, err = d.bootID()
 	if err != nil {
 		return state, err
 	}
-	w := &world{boot: boot, fresh: fresh, byUUID: map[string][]process{}}
 	for _, p := range procs {
 		if p.owner == d.owner && p.uuid != "" {
 			w.byUUID[p.uuid] = append(w.byUUID[p.uuid], p)
 		}
 	}
-	known := d.known(want)
 	for _, p := range procs {
 		if p.owner != d.owner || !known[p.uuid] {
 			state.Unmanaged = append(state.Unmanaged, unmanaged(d, p))
@@ -78,6 +80,7 @@ type world struct {
 	boot   string
 	fresh  bool
 	byUUID map[string][]process // ours only
+	acts   map[string]uint64    // actions begun before byUUID was read
 	links  links
 }
 
@@ -114,30 +117,45 @@ func unmanaged(d *Driver, p process) reconcile.Unmanaged {
 	return u
 }
 
+// errBusy is why a machine is unknown while it is being changed.
+const errBusy = "an action on it is under way"
+
 func (d *Driver) observeMachine(ctx context.Context, m *machine, w *world, want *reconcile.Desired) (*reconcile.Live, string) {
+	if !m.op.TryAcquire(1) {
+		return nil, errBusy
+	}
+	defer m.op.Release(1)
 	m.mu.Lock()
-	rec, broken, busy := m.rec, m.broken, len(m.op) == 0
+	rec, broken := m.rec, m.broken
 	m.mu.Unlock()
 	if broken != nil {
 		return nil, broken.Error()
 	}
 	procs := w.byUUID[m.uid]
-	switch {
-	case len(procs) > 1:
-		return nil, fmt.Sprintf("two QEMU processes have this machine's UUID (pids %d and %d): end the wrong one by hand", procs[0].pid, procs[1].pid)
-	case len(procs) == 0:
+	if m.acts.Load() != w.acts[m.uid] { // what was seen may have been before the action
+		var err error
+		if procs, err = d.ours(m.uid); err != nil {
+			return nil, err.Error()
+		}
+	}
+	if len(procs) > 1 {
+		return nil, twice(procs).Error()
+	}
+	if len(procs) == 0 {
 		d.drop(m)
 		if rec == nil {
 			return nil, ""
 		}
-		if !busy {
-			if err := d.settle(m, w.boot); err != nil {
-				return nil, err.Error()
-			}
+		d.removeSecrets(m.uid)
+		if err := d.settle(m, w.boot); err != nil {
+			return nil, err.Error()
 		}
 		return d.stopped(m), ""
 	}
-	p := procs[0]
+	return d.observeProcess(ctx, m, rec, procs[0], w, want)
+}
+
+func (d *Driver) observeProcess(ctx context.Context, m *machine, rec *record, p process, w *world, want *reconcile.Desired) (*reconcile.Live, string) {
 	r, err := d.attach(m, p).readBack(ctx, w.fresh)
 	if err != nil {
 		return nil, err.Error()
@@ -153,14 +171,12 @@ func (d *Driver) observeMachine(ctx context.Context, m *machine, w *world, want 
 	} else if rec.Launch == nil || rec.Launch.ID != p.launch {
 		return nil, fmt.Sprintf("QEMU (pid %d) is of launch %s, which the record does not know", p.pid, p.launch)
 	}
-	for _, log := range []string{d.consoleLog(m.uid), d.messageLog(m.uid)} {
-		if err := turnOver(log); err != nil {
-			d.cfg.Log.Warn("turn a log over", "vm", m.uid, "error", err)
-		}
-	}
+	d.tidy(m)
 	power := powerOf(r.status)
-	if power == reconcile.PowerEnded && !busy {
-		if err := d.ended(m, reasonOf(r.status)); err != nil {
+	if power == reconcile.PowerEnded {
+		how := reasonOf(r.status)
+		how.At = time.Now()
+		if err := d.recordIf(m, func(now *record) bool { return now.Launch != nil && now.end(how) }); err != nil {
 			return nil, err.Error()
 		}
 		if now := m.snapshot(); now != nil {
@@ -168,6 +184,16 @@ func (d *Driver) observeMachine(ctx context.Context, m *machine, w *world, want 
 		}
 	}
 	return rec.running(p, r, power, w.links), ""
+}
+
+// tidy bounds the logs of a process and removes what a crash left of its start.
+func (d *Driver) tidy(m *machine) {
+	d.removeSecrets(m.uid)
+	for _, log := range []string{d.consoleLog(m.uid), d.messageLog(m.uid)} {
+		if err := turnOver(log); err != nil {
+			d.cfg.Log.Warn("turn a log over", "vm", m.uid, "error", err)
+		}
+	}
 }
 
 // attach returns the link to the process.
@@ -211,96 +237,6 @@ func powerOf(status string) reconcile.Power {
 	return reconcile.PowerPaused
 }
 
-// reasonOf says how a guest in PowerEnded ended.
-func reasonOf(status string) exit {
-	switch status {
-	case "guest-panicked":
-		return exit{Reason: "the guest panicked", Failed: true}
-	case "internal-error":
-		return exit{Reason: "QEMU stopped the guest after an internal error", Failed: true}
-	}
-	return exit{Reason: "the guest shut down"}
-}
-
-// The back-off of restarts after an end that nobody asked for: doubled from
-// first to last, and forgotten after a run of calm.
-const (
-	backoffFirst = time.Second
-	backoffLast  = 5 * time.Minute
-	backoffCalm  = 10 * time.Minute
-)
-
-// askedFor is how long after its deadline an end still counts as our own.
-const askedFor = time.Minute
-
-// ended records how a launch ended, once. An end that was asked for leaves
-// no trace.
-func (d *Driver) ended(m *machine, how exit) error {
-	rec := m.snapshot()
-	if rec == nil || rec.Exit != nil {
-		return nil
-	}
-	how.At = time.Now()
-	if rec.Intent != "" && how.At.Sub(rec.IntentAt) < rec.shutdownTimeout()+askedFor {
-		return nil
-	}
-	return d.record(m, func(r *record) {
-		if how.At.Sub(r.Launch.At) >= backoffCalm {
-			r.Failures = 0
-		}
-		wait := backoffLast
-		if r.Failures < 9 {
-			wait = min(backoffFirst<<r.Failures, backoffLast)
-		}
-		r.Failures++
-		r.Exit, r.RetryAt, r.Intent = &how, how.At.Add(wait), ""
-	})
-}
-
-// settle notes that the process of the recorded launch is gone.
-func (d *Driver) settle(m *machine, boot string) error {
-	rec := m.snapshot()
-	if !rec.live() {
-		return nil
-	}
-	sameBoot := rec.Launch.BootID == boot
-	if sameBoot && rec.Launch.Started {
-		reason := "QEMU ended"
-		if line := d.lastMessage(m.uid); line != "" {
-			reason += ": " + line
-		}
-		if err := d.ended(m, exit{Reason: reason, Failed: true}); err != nil {
-			return err
-		}
-	}
-	return d.record(m, func(r *record) {
-		r.Launch.Over = true
-		if r.Intent == intentStop {
-			r.Intent = ""
-		}
-		if !sameBoot { // the host went down, not the guest
-			r.Exit, r.Failures, r.RetryAt = nil, 0, time.Time{}
-		}
-	})
-}
-
-// lastMessage is the last line QEMU wrote to stderr, cut to a readable length.
-func (d *Driver) lastMessage(uid string) string {
-	f, err := os.Open(d.messageLog(uid))
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	b := make([]byte, 4096)
-	if info, err := f.Stat(); err == nil {
-		n, _ := f.ReadAt(b, max(0, info.Size()-int64(len(b)))) // ends with io.EOF
-		b = b[:n]
-	}
-	s := strings.TrimSpace(string(b))
-	s = s[strings.LastIndexByte(s, '\n')+1:]
-	return s[:min(len(s), 300)]
-}
-
 // stopped is a recorded machine without a process.
 func (d *Driver) stopped(m *machine) *reconcile.Live {
 	rec := m.snapshot()
@@ -312,12 +248,6 @@ func (d *Driver) stopped(m *machine) *reconcile.Live {
 		[]reconcile.Field{{Path: "spec.powerState", Value: spec.PowerStopped}})
 	rec.ending(live.VM)
 	return live
-}
-
-func (r *record) ending(vm *reconcile.LiveVM) {
-	if r.Exit != nil {
-		vm.Exit, vm.Failed, vm.RetryAt = r.Exit.Reason, r.Exit.Failed, r.RetryAt
-	}
 }
 
 // lost makes up for the record of a process of ours that has none: what QEMU

@@ -192,3 +192,39 @@ func (h *handle) wait(ctx context.Context) error {
 	}
 	return err
 }
+
+// ours searches the process table for a machine of ours.
+func (d *Driver) ours(uid string) ([]process, error) {
+	all, err := processes()
+	return slices.DeleteFunc(all, func(p process) bool { return p.uuid != uid || p.owner != d.owner }), err
+}
+
+// find returns the machine's process, nil if it has none.
+func (d *Driver) find(uid string) (*process, error) {
+	procs, err := d.ours(uid)
+	if err != nil || len(procs) == 0 {
+		return nil, err
+	}
+	if len(procs) > 1 {
+		return nil, twice(procs)
+	}
+	return &procs[0], nil
+}
+
+// findAny is find before a start: nobody else's process may have the UUID.
+func (d *Driver) findAny(uid string) (*process, error) {
+	all, err := processes()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range all {
+		if p.uuid == uid && p.owner != d.owner {
+			return nil, fmt.Errorf("QEMU (pid %d) has this machine's UUID and was not started by this agent", p.pid)
+		}
+	}
+	return d.find(uid)
+}
+
+func twice(procs []process) error {
+	return fmt.Errorf("two QEMU processes have this machine's UUID (pids %d and %d): end the wrong one by hand", procs[0].pid, procs[1].pid)
+}

@@ -152,13 +152,23 @@ func (m *machine) snapshot() *record {
 // record changes the record, a new one if there is none, and returns when it
 // is on disk.
 func (d *Driver) record(m *machine, change func(*record)) error {
+	return d.recordIf(m, func(r *record) bool {
+		change(r)
+		return true
+	})
+}
+
+// recordIf is record for a change that finds out whether there is one.
+func (d *Driver) recordIf(m *machine, change func(*record) bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := &record{UID: m.uid}
 	if m.rec != nil {
 		r = m.rec.clone()
 	}
-	change(r)
+	if !change(r) {
+		return nil
+	}
 	if err := d.records.WriteJSON(m.uid+recordSuffix, r); err != nil {
 		return fmt.Errorf("keep the record: %w", err)
 	}

@@ -174,6 +174,17 @@ spec:
 // declare makes a tree the wanted one and the target serve its disks.
 func (r *rig) declare(yaml ...string) {
 	r.t.Helper()
+	r.read(yaml...)
+	for k, o := range r.want.Objects {
+		if k.Kind == spec.KindDisk {
+			r.tgtd.serve(r.t, k.UID, o.Spec.(*spec.Disk).Size)
+		}
+	}
+}
+
+// read makes a tree the wanted one; everything but machines is as it should be.
+func (r *rig) read(yaml ...string) {
+	r.t.Helper()
 	objects, err := spec.Parse("test.yaml", []byte(preamble+strings.Join(yaml, "")))
 	if err != nil {
 		r.t.Fatal(err)
@@ -186,9 +197,6 @@ func (r *rig) declare(yaml ...string) {
 	for k, o := range r.want.Objects {
 		if k.Kind != spec.KindVirtualMachine {
 			r.base[k] = &reconcile.Applied{Object: *o, Done: true}
-		}
-		if k.Kind == spec.KindDisk {
-			r.tgtd.serve(r.t, k.UID, o.Spec.(*spec.Disk).Size)
 		}
 	}
 	for k := range r.base {

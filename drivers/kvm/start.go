@@ -53,32 +53,9 @@ func (d *Driver) answers(ctx context.Context, disks []string) error {
 	return nil
 }
 
-// find searches the process table for the machine, whoever started it.
-func (d *Driver) find(m *machine) (*process, error) {
-	all, err := processes()
-	if err != nil {
-		return nil, err
-	}
-	var found []process
-	for _, p := range all {
-		if p.uuid == m.uid {
-			found = append(found, p)
-		}
-	}
-	switch {
-	case len(found) == 0:
-		return nil, nil
-	case len(found) > 1:
-		return nil, fmt.Errorf("two QEMU processes have this machine's UUID (pids %d and %d)", found[0].pid, found[1].pid)
-	case found[0].owner != d.owner:
-		return nil, fmt.Errorf("QEMU (pid %d) has this machine's UUID and was not started by this agent", found[0].pid)
-	}
-	return &found[0], nil
-}
-
 // start makes the machine run, from whatever state it is in.
 func (d *Driver) start(ctx context.Context, m *machine, want *reconcile.Object, vm *spec.VirtualMachine, in reconcile.Inputs) error {
-	p, err := d.find(m)
+	p, err := d.findAny(m.uid)
 	if err != nil {
 		return err
 	}

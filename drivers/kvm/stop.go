@@ -57,7 +57,7 @@ func (d *Driver) intend(m *machine, intent string, want *reconcile.Object) error
 }
 
 func (d *Driver) bringDown(ctx context.Context, m *machine, in reconcile.Inputs) error {
-	p, err := d.find(m)
+	p, err := d.find(m.uid)
 	if err != nil {
 		return err
 	}

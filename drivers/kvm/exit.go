@@ -1,0 +1,97 @@
+package kvm
+
+import (
+	"os"
+	"strings"
+	"time"
+
+	"reconciler/reconcile"
+)
+
+// reasonOf says how a guest in PowerEnded ended.
+func reasonOf(status string) exit {
+	switch status {
+	case "guest-panicked":
+		return exit{Reason: "the guest panicked", Failed: true}
+	case "internal-error":
+		return exit{Reason: "QEMU stopped the guest after an internal error", Failed: true}
+	}
+	return exit{Reason: "the guest shut down"}
+}
+
+// The back-off of restarts after an end that nobody asked for: doubled from
+// first to last, and forgotten after a run of calm.
+const (
+	backoffFirst = time.Second
+	backoffLast  = 5 * time.Minute
+	backoffCalm  = 10 * time.Minute
+)
+
+// askedFor is how long after its deadline an end still counts as our own.
+const askedFor = time.Minute
+
+// end notes how a launch ended, once. An end that was asked for leaves no trace.
+func (r *record) end(how exit) bool {
+	if r.Exit != nil || r.Intent != "" && how.At.Sub(r.IntentAt) < r.shutdownTimeout()+askedFor {
+		return false
+	}
+	if how.At.Sub(r.Launch.At) >= backoffCalm {
+		r.Failures = 0
+	}
+	wait := backoffLast
+	if r.Failures < 9 {
+		wait = min(backoffFirst<<r.Failures, backoffLast)
+	}
+	r.Failures++
+	r.Exit, r.RetryAt, r.Intent = &how, how.At.Add(wait), ""
+	return true
+}
+
+// settle notes that the process of the recorded launch is gone.
+func (d *Driver) settle(m *machine, boot string) error {
+	if !m.snapshot().live() {
+		return nil
+	}
+	reason := "QEMU ended"
+	if line := d.lastMessage(m.uid); line != "" {
+		reason += ": " + line
+	}
+	return d.recordIf(m, func(r *record) bool {
+		switch {
+		case !r.live():
+			return false
+		case r.Launch.BootID != boot: // the host went down, not the guest
+			r.Exit, r.Failures, r.RetryAt = nil, 0, time.Time{}
+		case r.Launch.Started:
+			r.end(exit{At: time.Now(), Reason: reason, Failed: true})
+		}
+		r.Launch.Over = true
+		if r.Intent == intentStop {
+			r.Intent = ""
+		}
+		return true
+	})
+}
+
+// lastMessage is the last line QEMU wrote to stderr, cut to a readable length.
+func (d *Driver) lastMessage(uid string) string {
+	f, err := os.Open(d.messageLog(uid))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	b := make([]byte, 4096)
+	if info, err := f.Stat(); err == nil {
+		n, _ := f.ReadAt(b, max(0, info.Size()-int64(len(b)))) // ends with io.EOF
+		b = b[:n]
+	}
+	s := strings.TrimSpace(string(b))
+	s = s[strings.LastIndexByte(s, '\n')+1:]
+	return s[:min(len(s), 300)]
+}
+
+func (r *record) ending(vm *reconcile.LiveVM) {
+	if r.Exit != nil {
+		vm.Exit, vm.Failed, vm.RetryAt = r.Exit.Reason, r.Exit.Failed, r.RetryAt
+	}
+}
