@@ -53,6 +53,11 @@ type Agent struct {
 	events *journal
 	kick   chan struct{} // somebody asked for a pass: pending
 
+	life         context.Context // of the agent: what its actions run under
+	tasks        sync.WaitGroup
+	slots        chan struct{} // actions that run
+	interruption chan struct{} // the one that stops a machine
+
 	// pass is held while the world is observed to be changed, or is changed.
 	pass sync.Mutex
 
@@ -62,6 +67,7 @@ type Agent struct {
 	revisions map[reconcile.Key]string
 	set       *spec.Set // of mem.Good; nil before the first good revision
 	failures  map[reconcile.Key]*failure
+	running   map[reconcile.Key]*task
 	plan      *reconcile.Plan // of the last pass
 	have      reconcile.State
 	objects   []status.Object
@@ -104,8 +110,9 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("open the state directory: %w", err)
 	}
 	a := &Agent{
-		cfg: cfg, log: cfg.Log, store: store{dir}, kick: make(chan struct{}, 1),
-		failures: map[reconcile.Key]*failure{}, have: reconcile.NewState(),
+		cfg: cfg, log: cfg.Log, store: store{dir}, kick: make(chan struct{}, 1), life: context.Background(),
+		failures: map[reconcile.Key]*failure{}, running: map[reconcile.Key]*task{}, have: reconcile.NewState(),
+		slots: make(chan struct{}, cfg.Parallel), interruption: make(chan struct{}, 1),
 	}
 	if a.bootID, err = bootID(); err != nil {
 		return nil, err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"reconciler/policy"
@@ -30,54 +29,76 @@ const (
 // errSkipped is the result of an action whose dependency failed.
 var errSkipped = errors.New("skipped")
 
-// execute runs every ready action, dependencies first, a few at a time. One
-// object's failure holds up what depends on it and nothing else. The error is
-// of the agent's own records only.
-func (a *Agent) execute(ctx context.Context, want *reconcile.Desired, plan *reconcile.Plan, progress func(string)) error {
+// grace is how long a pass waits for its actions. What takes longer goes on
+// beside the passes after it, so that a slow guest or a large image holds up
+// nobody else.
+const grace = 5 * time.Second
+
+// task is one action that runs.
+type task struct {
+	action   *reconcile.Action
+	revision string
+	done     chan struct{}
+	err      error // once done is closed
+	late     bool  // its pass is over; a.mu
+	noted    bool  // what it reached is written down; a.mu
+}
+
+// execute starts every ready action, dependencies first, a few at a time. One
+// object's failure holds up what depends on it and nothing else. The actions
+// end with the agent, not with whoever waits for the pass. The error is of the
+// agent's own records only.
+func (a *Agent) execute(want *reconcile.Desired, plan *reconcile.Plan, progress func(string)) error {
 	run := map[reconcile.Key]*task{}
 	for i := range plan.Actions {
 		act := &plan.Actions[i]
 		if act.State == reconcile.Ready && act.Op != reconcile.OpUnchanged {
-			run[act.Key()] = &task{action: act, done: make(chan struct{})}
+			run[act.Key()] = &task{action: act, revision: plan.Revision, done: make(chan struct{})}
 		}
 	}
 	if err := a.begin(run); err != nil {
 		return err
 	}
-	slots := make(chan struct{}, a.cfg.Parallel)
-	interruption := make(chan struct{}, 1) // one at a time; the next when the last is healthy
-	var wg sync.WaitGroup
+	ctx := a.life
 	for _, t := range run {
-		wg.Go(func() {
-			defer close(t.done)
-			for _, k := range t.action.Dependencies() {
-				if dep := run[k]; dep != nil {
-					<-dep.done
-					if dep.err != nil {
-						t.err = errSkipped
-						return
-					}
-				}
-			}
-			if t.action.Kind == spec.KindVirtualMachine && t.action.Impact >= reconcile.ImpactRestart {
-				interruption <- struct{}{}
-				defer func() { <-interruption }()
-			}
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			if t.err = ctx.Err(); t.err == nil {
-				t.err = a.carryOut(ctx, want, t.action, progress)
-			}
+		a.tasks.Go(func() {
+			t.err = a.await(ctx, run, t, want, progress)
+			close(t.done)
+			a.finishLate(ctx, t)
 		})
 	}
-	wg.Wait()
-	return a.finish(ctx, plan, run)
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	for _, t := range run {
+		select {
+		case <-t.done:
+		case <-late.Done():
+		}
+	}
+	return a.finish(ctx, run)
 }
 
-type task struct {
-	action *reconcile.Action
-	done   chan struct{}
-	err    error
+// await runs one task when its dependencies are done and there is room.
+func (a *Agent) await(ctx context.Context, run map[reconcile.Key]*task, t *task, want *reconcile.Desired, progress func(string)) error {
+	for _, k := range t.action.Dependencies() {
+		if dep := run[k]; dep != nil {
+			<-dep.done
+			if dep.err != nil {
+				return errSkipped
+			}
+		}
+	}
+	// Interruptions go one at a time; the next when the last is healthy.
+	if t.action.Kind == spec.KindVirtualMachine && t.action.Impact >= reconcile.ImpactRestart {
+		a.interruption <- struct{}{}
+		defer func() { <-a.interruption }()
+	}
+	a.slots <- struct{}{}
+	defer func() { <-a.slots }()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return a.carryOut(ctx, want, t.action, progress)
 }
 
 // begin writes down what is about to be tried, and what it costs.
@@ -86,8 +107,9 @@ func (a *Agent) begin(run map[reconcile.Key]*task) error {
 	defer a.mu.Unlock()
 	now := a.cfg.Now()
 	charged := false
-	for _, t := range run {
+	for k, t := range run {
 		a.base.Begin(t.action)
+		a.running[k] = t
 		if c, costs := policy.ChargeFor(t.action, now); costs {
 			a.mem.Ledger = append(a.mem.Ledger.Trim(now), c)
 			charged = true
@@ -101,24 +123,18 @@ func (a *Agent) begin(run map[reconcile.Key]*task) error {
 	return a.store.saveBase(a.base, a.revisions)
 }
 
-// finish writes down what was reached.
-func (a *Agent) finish(ctx context.Context, plan *reconcile.Plan, run map[reconcile.Key]*task) error {
+// finish writes down what the tasks of a pass reached; the ones that go on do
+// it themselves.
+func (a *Agent) finish(ctx context.Context, run map[reconcile.Key]*task) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	asked := false
-	for k, t := range run {
-		switch {
-		case errors.Is(t.err, errSkipped) || ctx.Err() != nil && t.err != nil:
-		case t.err != nil:
-			a.fail(k, t)
+	for _, t := range run {
+		select {
+		case <-t.done:
+			asked = a.note(ctx, t) || asked
 		default:
-			delete(a.failures, k)
-			a.base.Finish(t.action)
-			a.revisions[k] = plan.Revision
-			if _, ok := a.mem.Restarts[k.UID]; ok && t.action.Op == reconcile.OpRestart {
-				delete(a.mem.Restarts, k.UID)
-				asked = true
-			}
+			t.late = true
 		}
 	}
 	if asked {
@@ -127,6 +143,46 @@ func (a *Agent) finish(ctx context.Context, plan *reconcile.Plan, run map[reconc
 		}
 	}
 	return a.store.saveBase(a.base, a.revisions)
+}
+
+// finishLate is finish for a task whose pass is over.
+func (a *Agent) finishLate(ctx context.Context, t *task) {
+	a.mu.Lock()
+	late := t.late
+	a.mu.Unlock()
+	if !late {
+		return
+	}
+	if err := a.finish(ctx, map[reconcile.Key]*task{t.action.Key(): t}); err != nil {
+		a.log.Error("what an action reached could not be written down", "error", err)
+	}
+	a.wake(trigger{why: "an action ended"})
+}
+
+// note takes down what one task reached, and says whether it fulfilled a
+// request for a restart. a.mu is held.
+func (a *Agent) note(ctx context.Context, t *task) (asked bool) {
+	if t.noted {
+		return false
+	}
+	t.noted = true
+	k := t.action.Key()
+	delete(a.running, k)
+	switch {
+	case errors.Is(t.err, errSkipped) || ctx.Err() != nil && t.err != nil:
+	case t.err != nil:
+		a.fail(k, t)
+	default:
+		delete(a.failures, k)
+		a.base.Finish(t.action)
+		a.revisions[k] = t.revision
+		_, asked = a.mem.Restarts[k.UID]
+		if asked && (t.action.Op == reconcile.OpRestart || t.action.Op == reconcile.OpStart) {
+			delete(a.mem.Restarts, k.UID)
+			return true
+		}
+	}
+	return false
 }
 
 // fail lets an object rest before it is tried again. a.mu is held.
@@ -171,8 +227,15 @@ func (a *Agent) carryOut(ctx context.Context, want *reconcile.Desired, act *reco
 	}
 	say("%s done in %s", act.Op, took)
 	a.log.Info("action done", "object", name, "op", act.Op, "cause", act.Cause, "impact", act.Impact.String(), "took", took)
-	a.events.normal(name, string(act.Op), summary(act))
+	a.events.normal(name, eventReasons[act.Op], summary(act))
 	return nil
+}
+
+// eventReasons are the operations as reasons of events.
+var eventReasons = map[reconcile.Op]string{
+	reconcile.OpCreate: "Created", reconcile.OpUpdate: "Updated", reconcile.OpStart: "Started", reconcile.OpStop: "Stopped",
+	reconcile.OpRestart: "Restarted", reconcile.OpDelete: "Deleted", reconcile.OpQuarantine: "Quarantined",
+	reconcile.OpRestore: "Restored", reconcile.OpPurge: "Purged",
 }
 
 // summary says what an action did, in a line.

@@ -57,7 +57,7 @@ func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) 
 		if round == 1 {
 			progress(plan.Headline())
 		}
-		if err := a.execute(ctx, want, plan, progress); err != nil {
+		if err := a.execute(want, plan, progress); err != nil {
 			return plan, errors.Join(revErr, err)
 		}
 	}
@@ -116,6 +116,11 @@ func (a *Agent) decide(want *reconcile.Desired, have reconcile.State, contact bo
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.cfg.Now()
+	// What is being changed right now cannot be observed as a state.
+	for k := range a.running {
+		have.Unknown[k] = inProgress
+		delete(have.Objects, k)
+	}
 	plan := reconcile.Diff(want, a.base, have, now)
 	plan.Base = a.mem.LastApplied
 	in := policy.Input{
@@ -133,16 +138,31 @@ func (a *Agent) decide(want *reconcile.Desired, have reconcile.State, contact bo
 		}
 	}
 	policy.Apply(&plan, in)
+	failing := map[reconcile.Key]*failure{}
 	for i := range plan.Actions {
 		act := &plan.Actions[i]
-		if f := a.failures[act.Key()]; f != nil && act.State == reconcile.Ready && now.Before(f.next) {
+		k := act.Key()
+		if t := a.running[k]; t != nil {
+			act.Op, act.Cause, act.Impact = t.action.Op, t.action.Cause, t.action.Impact
+			act.State, act.Reason = reconcile.Waiting, inProgress
+			continue
+		}
+		f := a.failures[k]
+		if f == nil || act.State != reconcile.Ready || act.Op == reconcile.OpUnchanged {
+			continue
+		}
+		failing[k] = f
+		if now.Before(f.next) {
 			act.State = reconcile.Waiting
 			act.Reason = fmt.Sprintf("tries again at %s; %s", f.next.UTC().Format(time.RFC3339), f.message)
 		}
 	}
+	a.failures = failing // what is not going to be tried does not fail any more
 	plan.Settle()
 	return &plan
 }
+
+const inProgress = "in progress"
 
 // absorb notes in base what turned out to be as it is wanted, and forgets what
 // is nowhere any more.
@@ -155,19 +175,13 @@ func (a *Agent) absorb(plan *reconcile.Plan, have reconcile.State) error {
 		act := &plan.Actions[i]
 		k := act.Key()
 		listed[k] = true
-		if act.Op != reconcile.OpUnchanged {
-			continue
-		}
-		delete(a.failures, k)
-		if act.Want == nil {
+		if act.Op != reconcile.OpUnchanged || act.Want == nil {
 			continue
 		}
 		if b := a.base[k]; b == nil || !b.Done || b.Attempted != "" || b.Name != act.Name || !sameFields(b.Fields, act.Want.Fields) {
 			a.base.Finish(act)
-			changed = true
-		}
-		if a.revisions[k] == "" || changed {
 			a.revisions[k] = plan.Revision
+			changed = true
 		}
 	}
 	for k := range a.base {
@@ -177,7 +191,7 @@ func (a *Agent) absorb(plan *reconcile.Plan, have reconcile.State) error {
 			changed = true
 		}
 	}
-	if plan.Empty() && plan.Count(reconcile.Waiting) == 0 || plan.Empty() && a.settled(plan) {
+	if plan.Empty() && len(a.failures) == 0 && len(a.running) == 0 {
 		if a.mem.LastApplied != plan.Revision {
 			a.mem.LastApplied = plan.Revision
 			a.events.normal("", "Applied", "revision "+short(plan.Revision)+" is applied: "+plan.Headline())
@@ -190,17 +204,6 @@ func (a *Agent) absorb(plan *reconcile.Plan, have reconcile.State) error {
 		return nil
 	}
 	return a.store.saveBase(a.base, a.revisions)
-}
-
-// settled says that nothing of the plan is going to run by itself soon: what
-// waits, waits for a person or a guest, not for a retry.
-func (a *Agent) settled(plan *reconcile.Plan) bool {
-	for i := range plan.Actions {
-		if a.failures[plan.Actions[i].Key()] != nil {
-			return false
-		}
-	}
-	return true
 }
 
 func observed(k spec.Kind) bool {
@@ -230,9 +233,13 @@ func (a *Agent) report(ctx context.Context, plan *reconcile.Plan, have reconcile
 	in := status.Input{
 		Plan: plan, Have: have, Previous: a.objects, Revisions: a.revisions, Now: now,
 		Failed: map[reconcile.Key]string{}, Suspended: map[reconcile.Key]bool{},
+		Running: map[reconcile.Key]bool{},
 	}
 	for k, f := range a.failures {
 		in.Failed[k] = f.message
+	}
+	for k := range a.running {
+		in.Running[k] = true
 	}
 	for _, s := range a.mem.Suspensions {
 		if s.Active(now) {

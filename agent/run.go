@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -43,6 +44,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		served <- api.Serve(ctx, l, a, a.log)
 	}()
 	defer func() { end(); err = errors.Join(err, <-served) }()
+	a.life = ctx
 
 	quiet := func(string) {}
 	// Machines come back from the cached revision first: the forge may be one
@@ -56,6 +58,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		a.logPass(a.runPass(ctx, next.fetch, quiet))
 		next = a.wait(ctx, pushed)
 	}
+	a.tasks.Wait()
 	a.log.Info("agent stopped; machines and disks go on")
 	return nil
 }
@@ -97,7 +100,9 @@ func (a *Agent) nextRetry(most time.Duration) time.Duration {
 	defer a.mu.Unlock()
 	now := a.cfg.Now()
 	for _, f := range a.failures {
-		most = min(most, f.next.Sub(now))
+		if f.next.After(now) {
+			most = min(most, f.next.Sub(now))
+		}
 	}
 	for _, h := range a.have.Objects {
 		if h.VM != nil && h.VM.RetryAt.After(now) {
@@ -184,55 +189,89 @@ func (a *Agent) ApplyOnce(ctx context.Context, progress func(string)) (*reconcil
 		return nil, err
 	}
 	defer release()
+	defer a.tasks.Wait()
+	a.life = ctx
 	return a.untilDone(ctx, progress)
 }
 
-// untilDone runs passes until nothing is ready and nothing is about to be
-// tried again.
+// untilDone runs passes until nothing is ready, nothing runs any more and
+// nothing is about to be tried again.
 func (a *Agent) untilDone(ctx context.Context, progress func(string)) (*reconcile.Plan, error) {
 	a.forgiveFailures()
+	say, end := whileListening(progress)
+	defer end()
 	for fetch := true; ; fetch = false {
-		plan, err := a.runPass(ctx, fetch, progress)
+		plan, err := a.runPass(ctx, fetch, say)
 		if err != nil {
 			return plan, err
 		}
-		if retry, failed := a.retries(); retry == 0 {
-			return plan, nil
-		} else if failed != "" {
+		running, retry, failed := a.outstanding()
+		switch {
+		case failed != "":
 			return plan, errors.New(failed)
-		} else {
+		case running != nil:
+			select {
+			case <-running:
+			case <-ctx.Done():
+				return plan, ctx.Err()
+			}
+		case retry > 0:
 			select {
 			case <-time.After(retry):
 			case <-ctx.Done():
 				return plan, ctx.Err()
 			}
+		default:
+			return plan, nil
 		}
 	}
 }
 
-// applyTries is how often `apply` tries an object before it gives up.
-const applyTries = 4
-
-// retries says how long until the next retry, and which object is given up on.
-func (a *Agent) retries() (wait time.Duration, failed string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	now := a.cfg.Now()
-	for k, f := range a.failures {
-		if f.count >= applyTries {
-			name := k.UID
-			for i := range a.plan.Actions {
-				if a.plan.Actions[i].Key() == k {
-					name = objectName(&a.plan.Actions[i])
-				}
-			}
-			failed = name + ": " + f.message
-		}
-		if until := max(f.next.Sub(now), time.Millisecond); wait == 0 || until < wait {
-			wait = until
+// whileListening passes progress on until end is called: an action may outlive
+// the one who listens.
+func whileListening(progress func(string)) (say func(string), end func()) {
+	var mu sync.Mutex
+	over := false
+	say = func(line string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !over {
+			progress(line)
 		}
 	}
-	return wait, failed
+	return say, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+	}
+}
+
+// applyTries is how often an object is tried before `apply` gives up on it.
+const applyTries = 4
+
+// outstanding is what a person who waits still waits for: the end of an action
+// that runs, or the next retry; or the object that is given up on.
+func (a *Agent) outstanding() (running <-chan struct{}, retry time.Duration, failed string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, t := range a.running {
+		running = t.done
+	}
+	now := a.cfg.Now()
+	for k, f := range a.failures {
+		if until := max(f.next.Sub(now), time.Millisecond); retry == 0 || until < retry {
+			retry = until
+		}
+		if f.count < applyTries {
+			continue
+		}
+		for i := range a.plan.Actions {
+			if act := &a.plan.Actions[i]; act.Key() == k {
+				failed = objectName(act) + ": " + f.message
+			}
+		}
+	}
+	return running, retry, failed
 }
 
 // forgiveFailures lets what rests be tried at once: a person asked for it.

@@ -176,6 +176,9 @@ func (a *Agent) Restart(_ context.Context, r api.MachineRequest) error {
 	if err != nil {
 		return err
 	}
+	if a.declaredStopped(k) {
+		return &api.Error{Code: api.Conflict, Message: r.Name + " is declared Stopped", Hint: "set spec.powerState: Running in the repository"}
+	}
 	why := "asked for by " + r.Caller.Name
 	if r.Force {
 		why += forcedSuffix
@@ -184,6 +187,20 @@ func (a *Agent) Restart(_ context.Context, r api.MachineRequest) error {
 	a.audit("VirtualMachine/"+r.Name, "Restart", why, r.Caller, err)
 	a.wake(trigger{why: "restart asked for"})
 	return err
+}
+
+func (a *Agent) declaredStopped(k reconcile.Key) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.set == nil {
+		return false
+	}
+	o := a.set.ByUID(k.UID)
+	if o == nil {
+		return false
+	}
+	vm, ok := o.Spec.(*spec.VirtualMachine)
+	return ok && vm.PowerState == spec.PowerStopped
 }
 
 // forcedSuffix ends the reason of a restart that does not ask the guest.
@@ -250,6 +267,7 @@ func (a *Agent) Access(ctx context.Context, r api.AccessRequest) (api.Access, er
 		return api.Access{}, err
 	}
 	access, err := a.cfg.Storage.Access(ctx, k.UID, r, a.cfg.Now().Add(r.For))
+	access.Disk = r.Disk
 	a.audit("Disk/"+r.Disk, "Access", fmt.Sprintf("%s for %s to %s", access.ID, r.For, strings.Join(r.Initiators, ", ")), r.Caller, err)
 	a.wake(trigger{why: "access"})
 	return access, err
@@ -257,7 +275,17 @@ func (a *Agent) Access(ctx context.Context, r api.AccessRequest) (api.Access, er
 
 // ListAccess lists what is lent.
 func (a *Agent) ListAccess(ctx context.Context) ([]api.Access, error) {
-	return a.cfg.Storage.ListAccess(ctx)
+	list, err := a.cfg.Storage.ListAccess(ctx)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := range list {
+		for _, o := range a.objects {
+			if o.UID == list[i].Disk {
+				list[i].Disk = o.Name
+			}
+		}
+	}
+	return list, err
 }
 
 // EndAccess takes a lent disk back, its session drained first.

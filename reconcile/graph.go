@@ -46,6 +46,11 @@ func (d *differ) linkDisk(g graph, a *Action) {
 	}
 	holder := d.holders[a.UID]
 	if holder == nil {
+		for _, c := range a.Have.Disk.Claims {
+			if c.Owner.VM != "" && d.leaked(a.UID, c) == "" {
+				a.State, a.Reason = Waiting, "a machine that could not be observed has a claim on it"
+			}
+		}
 		return
 	}
 	if !releases(g[holder.Key()], a.UID) {

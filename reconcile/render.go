@@ -75,6 +75,11 @@ func (p *Plan) WriteText(w io.Writer) error {
 		}
 		b.WriteString("\n")
 	}
+	for _, h := range p.Hosts {
+		if p.Count(Held) > 0 {
+			fmt.Fprintf(&b, "Digest   %s (%s)\n", h.Digest, h.Host)
+		}
+	}
 	for _, a := range p.changed() {
 		fmt.Fprintf(&b, "\n%3s %s/%s  %s", symbols[a.Op], a.Kind, a.Name, a.Op)
 		if a.State != Ready {

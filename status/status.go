@@ -93,6 +93,8 @@ type Input struct {
 	Have reconcile.State
 	// Failed are objects whose last attempt failed, and how.
 	Failed map[reconcile.Key]string
+	// Running are objects of which an action runs right now.
+	Running map[reconcile.Key]bool
 	// Suspended are the objects that are suspended; Everything says all are.
 	Suspended  map[reconcile.Key]bool
 	Everything bool
@@ -122,7 +124,7 @@ func Objects(in Input) []Object {
 		if a.Op != reconcile.OpUnchanged {
 			o.Sync = OutOfSync
 		}
-		o.Conditions = conditions(a, o, in.Failed[k])
+		o.Conditions = conditions(a, o, in.Failed[k], in.Running[k])
 		var old []Condition
 		if p := previous[k]; p != nil {
 			old = p.Conditions
@@ -151,6 +153,8 @@ func health(a *reconcile.Action, in Input) string {
 	switch {
 	case in.Everything || in.Suspended[k]:
 		return Suspended
+	case in.Running[k]:
+		return Progressing
 	case in.Failed[k] != "" || a.State == reconcile.Blocked:
 		return Degraded
 	case a.Have == nil && a.State == reconcile.Ready:
@@ -165,7 +169,7 @@ func health(a *reconcile.Action, in Input) string {
 	return Healthy
 }
 
-func conditions(a *reconcile.Action, o Object, failed string) []Condition {
+func conditions(a *reconcile.Action, o Object, failed string, running bool) []Condition {
 	ready := Condition{Type: Ready, Status: True, Reason: o.Sync, Message: a.Reason}
 	reconciling := Condition{Type: Reconciling, Status: False, Reason: "Idle"}
 	stalled := Condition{Type: Stalled, Status: False, Reason: "NotStalled"}
@@ -176,7 +180,7 @@ func conditions(a *reconcile.Action, o Object, failed string) []Condition {
 	case a.State == reconcile.Blocked:
 		ready.Status, ready.Reason = False, "Blocked"
 		stalled.Status, stalled.Reason, stalled.Message = True, "Blocked", a.Reason
-	case a.Op != reconcile.OpUnchanged && a.State == reconcile.Ready:
+	case running || a.Op != reconcile.OpUnchanged && a.State == reconcile.Ready:
 		ready.Status, ready.Reason = False, "Progressing"
 		reconciling.Status, reconciling.Reason, reconciling.Message = True, "Progressing", string(a.Op)
 	case o.Health == Missing:
