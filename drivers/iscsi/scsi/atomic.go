@@ -49,7 +49,7 @@ func (d *Device) swap(s span, old, data []byte) fault {
 	return good
 }
 
-// orWrite is ORWRITE(16), SBC-4 §5.11: the range becomes the bitwise OR of what
+// orWrite is ORWRITE(16), SBC-4: the range becomes the bitwise OR of what
 // it was and the data-out, with no other command on it in between.
 func (d *Device) orWrite(_ context.Context, c *Command) outcome {
 	s, f := d.transferRange(c.CDB)

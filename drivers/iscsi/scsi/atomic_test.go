@@ -42,7 +42,7 @@ func TestCompareAndWrite(t *testing.T) {
 	u.wantIllegal(u.do(cawCDB(0, testSize/512-1, 2), pattern('a', 4), 0), gotgt.ASC_LBA_OUT_OF_RANGE)
 }
 
-// SBC-4 §5.11.
+// SBC-4: ORWRITE.
 func TestOrWrite(t *testing.T) {
 	u := newUnit(t)
 	const n = 3*chunk/512 + 5
@@ -64,8 +64,9 @@ func TestOrWrite(t *testing.T) {
 	u.wantIllegal(u.do(block16(opOrWrite16, 0, testSize/512, 1), pattern(1, 1), 0), gotgt.ASC_LBA_OUT_OF_RANGE)
 }
 
-// SBC-4 §4.27: counters kept with COMPARE AND WRITE and with ORWRITE by several
-// initiators at once lose nothing, while others read and write beside them.
+// SBC-4, uninterrupted sequences on LBA ranges: counters kept with COMPARE AND
+// WRITE and with ORWRITE by several initiators at once lose nothing, while others
+// read and write beside them.
 func TestCompareAndWriteIsAtomic(t *testing.T) {
 	u := newUnit(t)
 	const workers, rounds = 4, 100

@@ -69,7 +69,7 @@ func extent(cdb []byte) (lba, blocks uint64) {
 	case 0:
 		lba, blocks = uint64(binary.BigEndian.Uint32(cdb)&0x1fffff), uint64(cdb[4])
 		if blocks == 0 {
-			blocks = 256 // SBC-4 §5.15: in READ(6) and WRITE(6) only
+			blocks = 256 // SBC-4: in READ(6) and WRITE(6) only
 		}
 	case 1, 2:
 		lba, blocks = uint64(binary.BigEndian.Uint32(cdb[2:])), uint64(binary.BigEndian.Uint16(cdb[7:]))

@@ -34,7 +34,7 @@ func failing(call string, err error) func(string, int64, int64) error {
 	}
 }
 
-// SBC-4 §4.18: every error of the medium reaches the initiator.
+// SBC-4, medium errors: every error of the medium reaches the initiator.
 func TestMediumErrors(t *testing.T) {
 	list := unmapList(0, 8)
 	x2 := append(pattern(0, 1), pattern('x', 1)...)

@@ -63,7 +63,7 @@ func (d *Device) synchronize() fault {
 	return writeFault(err)
 }
 
-// syncCache is SYNCHRONIZE CACHE(10) and (16), SBC-4 §5.24 and §5.25. The whole
+// syncCache is SYNCHRONIZE CACHE(10) and (16), SBC-4 §5.33 and §5.34. The whole
 // volume is flushed, whatever range is asked for. IMMED would allow to report
 // GOOD first; the flush is waited for all the same, so that its failure has
 // somebody to be reported to.

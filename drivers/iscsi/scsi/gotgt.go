@@ -43,7 +43,7 @@ func newGotgtUnit(d *Device) *gotgtUnit {
 		lu.Attrs.Lbppbe++
 	}
 	// The newest standards that initiators in the field know the codes of
-	// (SPC-5 §6.7.2 table 150): SPC-4, SBC-3, SAM-5, iSCSI.
+	// (SPC-5 §6.7): SPC-4, SBC-3, SAM-5, iSCSI.
 	lu.Attrs.VersionDesction = [8]uint16{0x0460, 0x04c0, 0x00a0, 0x0960}
 	return &gotgtUnit{
 		target: &api.SCSITarget{Name: d.cfg.TargetName, Devices: api.LUNMap{0: lu}, LUN0: lu},

@@ -55,7 +55,7 @@ func (d *Device) reportLUNs(_ context.Context, c *Command) outcome {
 	return reply(c, data[:8+binary.BigEndian.Uint32(data)], allocation)
 }
 
-// readCapacity10 is READ CAPACITY(10), SBC-4 §5.20. An LBA makes sense with the
+// readCapacity10 is READ CAPACITY(10), SBC-4. An LBA makes sense with the
 // PMI bit only, which is obsolete together with it.
 func (d *Device) readCapacity10(_ context.Context, c *Command) outcome {
 	if c.CDB[8]&1 == 0 && binary.BigEndian.Uint32(c.CDB[2:]) != 0 {
@@ -68,7 +68,7 @@ func (d *Device) readCapacity10(_ context.Context, c *Command) outcome {
 	return reply(c, data[:8], 8)
 }
 
-// readCapacity16 is READ CAPACITY(16), SBC-4 §5.21.
+// readCapacity16 is READ CAPACITY(16), SBC-4.
 func (d *Device) readCapacity16(_ context.Context, c *Command) outcome {
 	data, f := d.gotgt.ask(d.Size(), withAllocation(c.CDB, 10, 4), nil)
 	if f.failed() {
@@ -80,7 +80,7 @@ func (d *Device) readCapacity16(_ context.Context, c *Command) outcome {
 	return reply(c, data[:32], allocation32(c.CDB, 10))
 }
 
-// readDefectData is READ DEFECT DATA(10) and (12), SBC-4 §5.22 and §5.23: a file
+// readDefectData is READ DEFECT DATA(10) and (12), SBC-4: a file
 // has no defect list, so the lists are empty and both are declared valid.
 func (d *Device) readDefectData(_ context.Context, c *Command) outcome {
 	if c.CDB[0] == opReadDefectData10 {

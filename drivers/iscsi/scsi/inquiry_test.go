@@ -93,7 +93,7 @@ func TestVitalProductData(t *testing.T) {
 	u.wantIllegal(u.do(inquiryCDB(0xb7, 255), nil, 255), gotgt.ASC_INVALID_FIELD_IN_CDB)
 }
 
-// SBC-4 §5.20, §5.21.
+// SBC-4: READ CAPACITY.
 func TestReadCapacity(t *testing.T) {
 	u := newUnit(t)
 	a := u.wantGood(u.do(block10(opReadCapacity10, 0, 0, 0), nil, 8))

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readFault says what a failed read means to an initiator (SBC-4 §4.18).
+// readFault says what a failed read means to an initiator (SBC-4, medium errors).
 func readFault(err error) fault {
 	if retry(err) {
 		return fault{status: StatusBusy}
@@ -16,7 +16,7 @@ func readFault(err error) fault {
 }
 
 // writeFault says what a failed write, unmap or flush means to an initiator. A
-// volume without room is a provisioning matter (SBC-4 §4.7.3.6), on which
+// volume without room is a provisioning matter (SBC-4, resource exhaustion), on which
 // initiators pause instead of failing: QEMU takes it for ENOSPC.
 func writeFault(err error) fault {
 	switch {

@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 )
 
-// Provisioning status of an LBA status descriptor (SBC-4 §5.6.2).
+// Provisioning status of an LBA status descriptor (SBC-4, GET LBA STATUS).
 const (
 	lbaMapped      = 0
 	lbaDeallocated = 1
@@ -14,7 +14,7 @@ const (
 // maxLBADescriptors bounds what one GET LBA STATUS looks for.
 const maxLBADescriptors = 1024
 
-// getLBAStatus is GET LBA STATUS(16), SBC-4 §5.6. A block is reported as
+// getLBAStatus is GET LBA STATUS(16), SBC-4. A block is reported as
 // deallocated only when no byte of it is backed by data.
 func (d *Device) getLBAStatus(ctx context.Context, c *Command) outcome {
 	lba := binary.BigEndian.Uint64(c.CDB[2:])

@@ -112,7 +112,7 @@ func (d *Device) modeSense(_ context.Context, c *Command) outcome {
 	return reply(c, data[:n], allocation)
 }
 
-// blockDescriptor is the short LBA mode parameter block descriptor, SBC-4 §6.5.2.
+// blockDescriptor is the short LBA mode parameter block descriptor, SBC-4 §6.5.
 func (d *Device) blockDescriptor() []byte {
 	b := make([]byte, 8)
 	binary.BigEndian.PutUint32(b, uint32(min(d.blocks(), 0xffffffff)))

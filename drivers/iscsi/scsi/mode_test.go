@@ -74,7 +74,7 @@ func TestModeSense(t *testing.T) {
 	}
 }
 
-// SPC-5 §7.5.10: SWP, in force for all, told to all, gone after a reset.
+// SPC-5 §7.5: SWP, in force for all, told to all, gone after a reset.
 func TestSoftwareWriteProtect(t *testing.T) {
 	u := newUnit(t)
 	other := u.attach("iqn.2026-11.test:b")
@@ -96,7 +96,7 @@ func TestSoftwareWriteProtect(t *testing.T) {
 	u.wantGood(u.do(block10(opWrite10, 0, 0, 1), pattern('x', 1), 0))
 }
 
-// SPC-5 §4.4.2: D_SENSE.
+// SPC-5 §4.4: D_SENSE.
 func TestDescriptorSense(t *testing.T) {
 	u := newUnit(t)
 	list := u.controlPage(func(p []byte) { p[2] |= controlDSense })

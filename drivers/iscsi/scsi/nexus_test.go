@@ -118,7 +118,7 @@ func TestUnitAttention(t *testing.T) {
 	u.wantGood(u.as(n, cdb6(opTestUnitReady)))
 }
 
-// SBC-4 §5.31, SPC-5 §6.16.
+// SBC-4: START STOP UNIT §5.31, PREVENT ALLOW MEDIUM REMOVAL.
 func TestRemovableMedium(t *testing.T) {
 	u := newUnit(t, func(c *Config) { c.Removable = true })
 	b := u.attach("iqn.2026-11.test:b")
@@ -175,7 +175,7 @@ func TestSendDiagnostic(t *testing.T) {
 	u.wantIllegal(u.as(u.n, []byte{opSendDiagnostic, 4, 0, 0, 8, 0}), gotgt.ASC_INVALID_FIELD_IN_CDB)
 }
 
-// SBC-4 §4.12: WP, and DATA PROTECT for everything that would write.
+// SBC-4, write protection: WP, and DATA PROTECT for everything that would write.
 func TestReadOnly(t *testing.T) {
 	check := func(t *testing.T, u *unit, n *Nexus) {
 		list := unmapList(0, 8)

@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 )
 
-// Reporting options of REPORT SUPPORTED OPERATION CODES (SPC-5 §6.34.1).
+// Reporting options of REPORT SUPPORTED OPERATION CODES (SPC-5 §6.34).
 const (
 	reportAll       = 0
 	reportOpcode    = 1
@@ -51,7 +51,7 @@ func (d *Device) reportOpcodes(_ context.Context, c *Command) outcome {
 	return reply(c, oneOpcode(op, timeouts), allocation)
 }
 
-// allOpcodes is the all_commands parameter data, SPC-5 §6.34.2.
+// allOpcodes is the all_commands parameter data, SPC-5 §6.34.
 func (d *Device) allOpcodes(timeouts bool) []byte {
 	data := make([]byte, 4, 4+20*len(operations))
 	for i := range operations {
@@ -76,7 +76,7 @@ func (d *Device) allOpcodes(timeouts bool) []byte {
 	return data
 }
 
-// oneOpcode is the one_command parameter data, SPC-5 §6.34.3; op is nil for a
+// oneOpcode is the one_command parameter data, SPC-5 §6.34; op is nil for a
 // command that is not supported.
 func oneOpcode(op *operation, timeouts bool) []byte {
 	if op == nil {
@@ -94,7 +94,7 @@ func oneOpcode(op *operation, timeouts bool) []byte {
 	return data
 }
 
-// noTimeouts is a command timeouts descriptor that states no time (SPC-5 §6.34.4).
+// noTimeouts is a command timeouts descriptor that states no time (SPC-5 §6.34).
 func noTimeouts() []byte { return append([]byte{0, timeoutsLength}, make([]byte, timeoutsLength)...) }
 
 // reportTaskMgmt is REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS, SPC-5 §6.35:

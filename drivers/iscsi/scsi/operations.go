@@ -3,7 +3,7 @@ package scsi
 import "context"
 
 // access says which reservations of another nexus a command conflicts with
-// (SPC-5 §5.14.1 table 65, SBC-4 §4.17 table 13).
+// (SPC-5 §5.14, SBC-4 table 13).
 type access uint8
 
 const (

@@ -6,13 +6,13 @@ import (
 	gotgt "github.com/gostor/gotgt/pkg/scsi"
 )
 
-// testUnitReady is TEST UNIT READY, SPC-5 §6.48.
+// testUnitReady is TEST UNIT READY, SPC-5.
 func (d *Device) testUnitReady(_ context.Context, c *Command) outcome {
 	_, f := d.gotgt.ask(d.Size(), c.CDB, nil)
 	return fail(f)
 }
 
-// requestSense is REQUEST SENSE, SPC-5 §6.39: a pending unit attention is
+// requestSense is REQUEST SENSE, SPC-5: a pending unit attention is
 // returned as parameter data and is then no longer pending.
 func (d *Device) requestSense(_ context.Context, c *Command) outcome {
 	var f fault
@@ -27,7 +27,7 @@ func (d *Device) requestSense(_ context.Context, c *Command) outcome {
 	return reply(c, f.fixedSense(), int(c.CDB[4]))
 }
 
-// sendDiagnostic is SEND DIAGNOSTIC, SPC-5 §6.41: the default self-test, which
+// sendDiagnostic is SEND DIAGNOSTIC, SPC-5: the default self-test, which
 // gotgt passes, and no diagnostic page.
 func (d *Device) sendDiagnostic(_ context.Context, c *Command) outcome {
 	if c.CDB[1]&0x04 == 0 { // SELFTEST
@@ -80,7 +80,7 @@ func (d *Device) startStopUnit(_ context.Context, c *Command) outcome {
 	return outcome{}
 }
 
-// preventAllow is PREVENT ALLOW MEDIUM REMOVAL, SPC-5 §6.16. It holds per nexus
+// preventAllow is PREVENT ALLOW MEDIUM REMOVAL, SBC-4. It holds per nexus
 // until that nexus allows it, is lost or the unit is reset.
 func (d *Device) preventAllow(_ context.Context, c *Command) outcome {
 	d.mu.Lock()

@@ -10,7 +10,7 @@ import (
 )
 
 // savedReservations is the content of Config.ReservationFile. PRGENERATION is
-// not in it: it starts anew with each power-on (SPC-5 §5.14.5).
+// not in it: it starts anew with each power-on (SPC-5 §5.14).
 type savedReservations struct {
 	Registrations []registration `json:"registrations"`
 	Type          byte           `json:"type,omitempty"`

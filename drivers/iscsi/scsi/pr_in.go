@@ -96,7 +96,7 @@ func (d *Device) readFullStatus(_ context.Context, c *Command) outcome {
 	return reply(c, prHeader(r, body), allocation16(c.CDB, 7))
 }
 
-// transportID is the iSCSI initiator port TransportID, SPC-5 §7.6.4.6.
+// transportID is the iSCSI initiator port TransportID, SPC-5 §7.6.
 func transportID(id nexusID) []byte {
 	name := nameString(id.Initiator + ",i,0x" + hex.EncodeToString(id.ISID[:]))
 	b := []byte{0x40 | gotgt.PIV_ISCSI, 0, byte(len(name) >> 8), byte(len(name))}

@@ -124,7 +124,7 @@ func (r *registrations) apply(q prRequest) ([]notice, fault) {
 	if q.action == prOutRegister || q.action == prOutRegisterIgnore {
 		return r.register(q)
 	}
-	// All others are for registered nexuses that know their key (SPC-5 §5.14.11.1).
+	// All others are for registered nexuses that know their key (SPC-5 §5.14).
 	if k := r.key(q.from); k == 0 || k != q.key {
 		return nil, conflict()
 	}
@@ -143,7 +143,7 @@ func (r *registrations) apply(q prRequest) ([]notice, fault) {
 	return r.preempt(q)
 }
 
-// register is REGISTER and REGISTER AND IGNORE EXISTING KEY, SPC-5 §5.14.7.
+// register is REGISTER and REGISTER AND IGNORE EXISTING KEY, SPC-5 §5.14.
 func (r *registrations) register(q prRequest) ([]notice, fault) {
 	if q.action == prOutRegister && q.key != r.key(q.from) {
 		return nil, conflict()
@@ -159,14 +159,14 @@ func (r *registrations) register(q prRequest) ([]notice, fault) {
 	kind := r.kind
 	r.remove(func(reg registration) bool { return reg.Nexus == q.from })
 	// Unregistering the holder releases; those whose access hung on it are told
-	// (SPC-5 §5.14.11.2.3).
+	// (SPC-5 §5.14).
 	if registrantsOnly(kind) && r.kind == 0 {
 		return r.tell(q.from, gotgt.ASC_RESERVATIONS_RELEASED), good
 	}
 	return nil, good
 }
 
-// reserve is RESERVE, SPC-5 §5.14.9.
+// reserve is RESERVE, SPC-5 §5.14.
 func (r *registrations) reserve(q prRequest) fault {
 	if r.kind == 0 {
 		r.kind, r.holder = q.kind, q.from
@@ -178,7 +178,7 @@ func (r *registrations) reserve(q prRequest) fault {
 	return good
 }
 
-// releaseBy is RELEASE, SPC-5 §5.14.11.2.2.
+// releaseBy is RELEASE, SPC-5 §5.14.
 func (r *registrations) releaseBy(q prRequest) ([]notice, fault) {
 	if !r.holds(q.from) {
 		return nil, good
@@ -193,7 +193,7 @@ func (r *registrations) releaseBy(q prRequest) ([]notice, fault) {
 	return nil, good
 }
 
-// preempt is PREEMPT and PREEMPT AND ABORT, SPC-5 §5.14.11.2.4 to §5.14.11.2.6.
+// preempt is PREEMPT and PREEMPT AND ABORT, SPC-5 §5.14.
 func (r *registrations) preempt(q prRequest) ([]notice, fault) {
 	victims := func(reg registration) bool { return reg.Key == q.newKey }
 	takeOver := false

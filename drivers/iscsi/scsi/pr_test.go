@@ -65,7 +65,7 @@ var prKinds = []byte{
 	gotgt.PR_TYPE_WRITE_EXCLUSIVE_ALLREG, gotgt.PR_TYPE_EXCLUSIVE_ACCESS_ALLREG,
 }
 
-// SPC-5 §5.14.7.
+// SPC-5 §5.14.
 func TestRegister(t *testing.T) {
 	u := newUnit(t)
 	b := u.attach("iqn.2026-11.test:b")
@@ -115,7 +115,7 @@ func TestReserveOutRefuses(t *testing.T) {
 	}
 }
 
-// SPC-5 §5.14.1 table 65, SBC-4 §4.17 table 13.
+// SPC-5 §5.14, SBC-4 table 13.
 func TestReservationAccess(t *testing.T) {
 	const (
 		read = 1 << iota
@@ -206,7 +206,7 @@ func TestReservationAccess(t *testing.T) {
 	}
 }
 
-// SPC-5 §5.14.11.2.3: unregistering the holder releases its reservation.
+// SPC-5 §5.14: unregistering the holder releases its reservation.
 func TestUnregisterHolder(t *testing.T) {
 	for _, kind := range prKinds {
 		u := newUnit(t)
@@ -234,7 +234,7 @@ func TestUnregisterHolder(t *testing.T) {
 	}
 }
 
-// SPC-5 §5.14.11.2.7.
+// SPC-5 §5.14.
 func TestClear(t *testing.T) {
 	u := newUnit(t)
 	b := u.attach("iqn.2026-11.test:b")
@@ -250,7 +250,7 @@ func TestClear(t *testing.T) {
 	}
 }
 
-// SPC-5 §5.14.11.2.4, §5.14.11.2.5.
+// SPC-5 §5.14.
 func TestPreempt(t *testing.T) {
 	const wero, wear, ea = gotgt.PR_TYPE_WRITE_EXCLUSIVE_REGONLY, gotgt.PR_TYPE_WRITE_EXCLUSIVE_ALLREG, gotgt.PR_TYPE_EXCLUSIVE_ACCESS
 	for _, c := range []struct {
@@ -318,7 +318,7 @@ func TestPreempt(t *testing.T) {
 	}
 }
 
-// SPC-5 §5.14.11.2.6: when PREEMPT AND ABORT has answered, nothing that the
+// SPC-5 §5.14: when PREEMPT AND ABORT has answered, nothing that the
 // preempted nexus had begun reaches the medium any more.
 func TestPreemptAndAbortDrains(t *testing.T) {
 	m := &memory{data: make([]byte, testSize)}
@@ -424,7 +424,7 @@ func TestReportCapabilitiesAndFullStatus(t *testing.T) {
 	}
 }
 
-// SPC-5 §5.14.4: registrations outlive the nexus; over a restart only with APTPL.
+// SPC-5 §5.14: registrations outlive the nexus; over a restart only with APTPL.
 func TestPersistence(t *testing.T) {
 	dir := t.TempDir()
 	saved := filepath.Join(dir, "pr.json")

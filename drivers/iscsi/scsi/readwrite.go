@@ -10,7 +10,7 @@ import (
 type span struct{ off, n int64 }
 
 // inRange decodes the range of a CDB and checks it against the capacity
-// (SBC-4 §4.5: LOGICAL BLOCK ADDRESS OUT OF RANGE).
+// (SBC-4: LOGICAL BLOCK ADDRESS OUT OF RANGE).
 func (d *Device) inRange(cdb []byte) (span, fault) {
 	lba, blocks := extent(cdb)
 	return d.blockSpan(lba, blocks)
@@ -25,7 +25,7 @@ func (d *Device) blockSpan(lba, blocks uint64) (span, fault) {
 }
 
 // transferRange is inRange for a command that moves all of its range: the
-// volume has no protection information (SBC-4 §4.21) and transfers are bounded.
+// volume has no protection information (SBC-4, protection information) and transfers are bounded.
 func (d *Device) transferRange(cdb []byte) (span, fault) {
 	if cdb[0]>>5 != 0 && cdb[1]&protectBits != 0 {
 		return span{}, invalidCDB(1)
@@ -40,14 +40,14 @@ func (d *Device) transferRange(cdb []byte) (span, fault) {
 // fua is the FUA bit of a READ or WRITE; the six-byte kind has none.
 func fua(cdb []byte) bool { return cdb[0]>>5 != 0 && cdb[1]&fuaBit != 0 }
 
-// read is READ(6), (10), (12) and (16), SBC-4 §5.15 to §5.18.
+// read is READ(6), (10), (12) and (16), SBC-4.
 func (d *Device) read(_ context.Context, c *Command) outcome {
 	s, f := d.transferRange(c.CDB)
 	if f.failed() {
 		return fail(f)
 	}
 	// What is read with FUA comes from the medium, so what the cache has must be
-	// there first (SBC-4 §4.15).
+	// there first (SBC-4, caches).
 	if fua(c.CDB) {
 		if f := d.synchronize(); f.failed() {
 			return fail(f)
@@ -62,7 +62,7 @@ func (d *Device) read(_ context.Context, c *Command) outcome {
 	return outcome{n: len(buf), want: int(s.n)}
 }
 
-// write is WRITE(6), (10), (12) and (16), SBC-4 §5.40 to §5.43.
+// write is WRITE(6), (10), (12) and (16), SBC-4 §5.40 to §5.42.
 func (d *Device) write(_ context.Context, c *Command) outcome {
 	s, f := d.transferRange(c.CDB)
 	if f.failed() {
@@ -115,7 +115,7 @@ func (d *Device) writeVerify(_ context.Context, c *Command) outcome {
 	return outcome{fault: f, want: int(s.n)}
 }
 
-// prefetch is PRE-FETCH(10) and (16), SBC-4 §5.13 and §5.14. It answers GOOD,
+// prefetch is PRE-FETCH(10) and (16), SBC-4. It answers GOOD,
 // never CONDITION MET: nobody can promise that all of it stays in the cache.
 func (d *Device) prefetch(_ context.Context, c *Command) outcome {
 	s, f := d.inRange(c.CDB)

@@ -42,7 +42,7 @@ func sixteen(op byte) func(byte, uint32, uint16) []byte {
 	}
 }
 
-// SBC-4 §5.15 to §5.18, §5.40 to §5.43.
+// SBC-4: READ, and WRITE §5.40 to §5.42.
 func TestReadWrite(t *testing.T) {
 	for _, k := range readWriteCDBs {
 		t.Run(k.name, func(t *testing.T) {
@@ -152,7 +152,7 @@ func TestWriteAndVerify(t *testing.T) {
 	}
 }
 
-// SBC-4 §5.13: IMMED and group numbers are accepted, the range is checked.
+// SBC-4, PRE-FETCH: IMMED and group numbers are accepted, the range is checked.
 func TestPrefetch(t *testing.T) {
 	u := newUnit(t)
 	for _, cdb := range [][]byte{block10(opPrefetch10, 0, 0, 8), block10(opPrefetch10, 2, 0, 0), block16(opPrefetch16, 2, 5, 8)} {

@@ -65,7 +65,7 @@ func validKind(kind byte) bool {
 	return kind == gotgt.PR_TYPE_WRITE_EXCLUSIVE || kind == gotgt.PR_TYPE_EXCLUSIVE_ACCESS || allRegistrants(kind) || registrantsOnly(kind)
 }
 
-// holds says whether a nexus is a reservation holder (SPC-5 §5.14.10).
+// holds says whether a nexus is a reservation holder (SPC-5 §5.14).
 func (r *registrations) holds(id nexusID) bool {
 	if r.kind == 0 {
 		return false
@@ -101,7 +101,7 @@ func (r *registrations) set(id nexusID, key uint64) bool {
 }
 
 // remove unregisters those that match and returns them. A reservation whose
-// last holder is among them is released (SPC-5 §5.14.11.2).
+// last holder is among them is released (SPC-5 §5.14).
 func (r *registrations) remove(match func(registration) bool) []nexusID {
 	var gone []nexusID
 	r.all = slices.DeleteFunc(r.all, func(reg registration) bool {

@@ -35,7 +35,7 @@ func (d *Device) reservations() guard {
 }
 
 // conflicts says whether a command from n ends with RESERVATION CONFLICT
-// (SPC-5 §5.14.1 table 65, SBC-4 §4.17 table 13; SPC-2 §5.5.1 for RESERVE).
+// (SPC-5 §5.14, SBC-4 table 13; SPC-2 §5.5.1 for RESERVE).
 func (g *guard) conflicts(n *Nexus, op *operation, cdb []byte) bool {
 	opcode := cdb[0]
 	if opcode == opPersistentReserveIn || opcode == opPersistentReserveOut {

@@ -25,11 +25,11 @@ type fault struct {
 	status byte
 	key    byte
 	asc    additionalSense
-	// info is the INFORMATION field (SPC-5 §4.4.4), for MISCOMPARE the offset of
+	// info is the INFORMATION field (SPC-5 §4.4), for MISCOMPARE the offset of
 	// the first byte that differs (SBC-4 §5.3) and for medium errors the LBA.
 	info    uint64
 	hasInfo bool
-	// field points at the CDB or parameter byte at fault (SPC-5 §4.4.2.4.2).
+	// field points at the CDB or parameter byte at fault (SPC-5 §4.4).
 	field    uint16
 	inCDB    bool
 	hasField bool
@@ -66,7 +66,7 @@ func (f fault) withInfo(v uint64) fault {
 	return f
 }
 
-// fixedSense encodes f in fixed format (SPC-5 §4.4.3). An INFORMATION value
+// fixedSense encodes f in fixed format (SPC-5 §4.4). An INFORMATION value
 // above 32 bits does not fit there and is left out, as the section asks.
 func (f fault) fixedSense() []byte {
 	s := make([]byte, 18)
@@ -85,7 +85,7 @@ func (f fault) fixedSense() []byte {
 	return s
 }
 
-// descriptorSense encodes f in descriptor format (SPC-5 §4.4.2).
+// descriptorSense encodes f in descriptor format (SPC-5 §4.4).
 func (f fault) descriptorSense() []byte {
 	s := make([]byte, 8, 28)
 	s[0] = 0x72

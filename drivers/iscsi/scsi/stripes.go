@@ -11,8 +11,9 @@ const (
 )
 
 // stripes makes COMPARE AND WRITE and ORWRITE one uninterrupted action on their
-// LBA range (SBC-4 §4.27) while everything else runs concurrently: they lock the
-// stripes of the range, other commands share them.
+// LBA range (SBC-4, uninterrupted sequences on LBA ranges) while everything else
+// runs concurrently: they lock the stripes of the range, other commands share
+// them.
 //
 // Locks are taken in ascending order by everyone, so that two ranges cannot
 // deadlock.

@@ -21,7 +21,7 @@ const (
 // command was aborted, in bytes.
 const zeroStep = 128 << 20
 
-// unmap is UNMAP, SBC-4 §5.32. All descriptors are checked before the first is
+// unmap is UNMAP, SBC-4 §5.35. All descriptors are checked before the first is
 // carried out.
 func (d *Device) unmap(ctx context.Context, c *Command) outcome {
 	ctx = c.Nexus.abortable(ctx)
@@ -50,7 +50,7 @@ func (d *Device) unmap(ctx context.Context, c *Command) outcome {
 }
 
 // unmapSpans decodes the descriptors of an UNMAP parameter list. A descriptor
-// cut off by the block descriptor data length is ignored (SBC-4 §5.32.2).
+// cut off by the block descriptor data length is ignored (SBC-4 §5.35).
 func (d *Device) unmapSpans(list []byte) ([]span, fault) {
 	n := min(int(binary.BigEndian.Uint16(list[2:])), len(list)-8) / 16
 	if n > maxUnmapDescriptors {
@@ -92,7 +92,7 @@ func (d *Device) zero(ctx context.Context, s span, unmap bool) fault {
 	return good
 }
 
-// WRITE SAME flags (SBC-4 §5.52): ANCHOR, UNMAP, the obsolete PBDATA and
+// WRITE SAME flags (SBC-4): ANCHOR, UNMAP, the obsolete PBDATA and
 // LBDATA, and of WRITE SAME(16) NDOB.
 const (
 	wsAnchor   = 0x10
@@ -101,7 +101,7 @@ const (
 	wsNoData   = 0x01
 )
 
-// writeSame is WRITE SAME(10) and (16), SBC-4 §5.51 and §5.52. With a length of
+// writeSame is WRITE SAME(10) and (16), SBC-4. With a length of
 // zero it runs to the end of the medium.
 func (d *Device) writeSame(ctx context.Context, c *Command) outcome {
 	ctx = c.Nexus.abortable(ctx)
@@ -136,7 +136,7 @@ func (d *Device) writeSame(ctx context.Context, c *Command) outcome {
 		o.fault = d.zero(ctx, s, flags&wsUnmap != 0)
 	} else {
 		// UNMAP with data that unmapped blocks do not read as writes the data
-		// (SBC-4 §4.7.3.4.4).
+		// (SBC-4, WRITE SAME and unmap).
 		o.fault = d.fill(ctx, s, c.Out)
 	}
 	if !o.failed() {

@@ -54,7 +54,7 @@ func (u *unit) check(want func(lba int) byte) {
 	}
 }
 
-// SBC-4 §5.32.
+// SBC-4 §5.35.
 func TestUnmap(t *testing.T) {
 	u := newUnit(t)
 	u.fillAll('a')
@@ -108,7 +108,7 @@ func TestUnmapBlockCountLimit(t *testing.T) {
 	u.wantIllegal(u.do(block16(opWriteSame16, 0, 0, 0), pattern(0, 1), 0), gotgt.ASC_INVALID_FIELD_IN_CDB)
 }
 
-// SBC-4 §5.51, §5.52: stock gotgt answers GOOD and writes nothing.
+// SBC-4, WRITE SAME: stock gotgt answers GOOD and writes nothing.
 func TestWriteSame(t *testing.T) {
 	const length = testSize / 512
 	for _, c := range []struct {
@@ -232,7 +232,7 @@ func (u *unit) lbaStatus(lba uint64, allocation uint32) []lbaRun {
 	return runs
 }
 
-// SBC-4 §5.6: what is reported covers the medium without a gap and is true.
+// SBC-4, GET LBA STATUS: what is reported covers the medium without a gap and is true.
 func TestGetLBAStatus(t *testing.T) {
 	u := newUnit(t)
 	u.wantGood(u.do(block10(opWrite10, 0, 2048, 16), pattern('x', 16), 0))

@@ -14,7 +14,7 @@ const chunk = 1 << 20
 // chunks are scratch buffers of that size.
 var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
 
-// verify is VERIFY(10), (12) and (16), SBC-4 §5.34 to §5.36. BYTCHK 00b reads
+// verify is VERIFY(10), (12) and (16), SBC-4 §5.36 to §5.38. BYTCHK 00b reads
 // the range, 01b compares it with the data-out, 11b each block of it with the
 // one block of data-out.
 func (d *Device) verify(ctx context.Context, c *Command) outcome {
@@ -76,7 +76,7 @@ func (d *Device) readable(ctx context.Context, s span) fault {
 }
 
 // compare compares data with the medium at off. A MISCOMPARE says in its
-// INFORMATION field at which byte of data they differ (SBC-4 §5.34).
+// INFORMATION field at which byte of data they differ (SBC-4 §5.36).
 func (d *Device) compare(ctx context.Context, data []byte, off int64) fault {
 	buf := chunks.Get().(*[chunk]byte)
 	defer chunks.Put(buf)

@@ -15,7 +15,7 @@ func (u *unit) wantMiscompare(a answer, at uint32) {
 	}
 }
 
-// SBC-4 §5.34 to §5.36.
+// SBC-4 §5.36 to §5.38.
 func TestVerify(t *testing.T) {
 	kinds := map[string]func(flags byte, lba, blocks uint32) []byte{
 		"10": func(f byte, lba, n uint32) []byte { return block10(opVerify10, f, lba, uint16(n)) },

@@ -71,7 +71,7 @@ func (d *Device) provisioning() []byte {
 	return b
 }
 
-// designators is the body of the Device Identification page, SPC-5 §7.7.6: the
+// designators is the body of the Device Identification page, SPC-5 §7.7: the
 // unit by vendor and serial, by a locally assigned NAA made of the serial's
 // leading hex digits, and by its UUID; the port; the device.
 func (d *Device) designators(n *Nexus) []byte {
@@ -102,11 +102,11 @@ func (d *Device) designators(n *Nexus) []byte {
 	return b
 }
 
-// desigUUID is the UUID designator type (SPC-5 §7.7.6.11).
+// desigUUID is the UUID designator type (SPC-5 §7.7).
 const desigUUID = 0x0a
 
 // nameString is a SCSI name string: null-terminated and padded to a multiple of
-// four bytes (SPC-5 §7.7.6.10, RFC 7143 §4.2.7.1).
+// four bytes (SPC-5 §7.7, RFC 7143 §4.2.7.1).
 func nameString(s string) []byte {
 	b := append([]byte(s), 0)
 	for len(b)%4 != 0 {
