@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"reconciler/drivers/kvm/qmp"
 	"reconciler/reconcile"
@@ -138,17 +139,24 @@ func (d *Driver) open(ctx context.Context, m *machine, p process, want *reconcil
 	return &live{d: d, m: m, conn: conn, now: now}, nil
 }
 
+// entrySlack is the time for one entry beyond the guest's and the storage's.
+const entrySlack = 20 * time.Second
+
 // converge makes the named entries what the spec says. It goes on after an
 // error; the paths of an entry that failed are added to waits. What is to go
 // goes first: a disk may be wanted under another entry's name.
 func (l *live) converge(ctx context.Context, disks, nics []string, waits map[string]bool) (errs []error) {
-	each := func(list string, entries []string, f func(entry string) error) {
+	limit := l.d.cfg.UnplugTimeout + l.d.cfg.DiskTimeout + entrySlack
+	each := func(list string, entries []string, f func(ctx context.Context, entry string) error) {
 		for _, entry := range entries {
 			at := list + "[" + entry + "]"
 			if waits[at+".failed"] {
 				continue
 			}
-			if err := f(entry); err != nil {
+			ectx, cancel := context.WithTimeout(ctx, limit)
+			err := f(ectx, entry)
+			cancel()
+			if err != nil {
 				errs = append(errs, fmt.Errorf("%s: %w", at, err))
 				waits[at+".failed"] = true
 				for _, o := range [][]reconcile.Field{l.want.Fields, l.m.snapshot().Fields} {
@@ -161,10 +169,10 @@ func (l *live) converge(ctx context.Context, disks, nics []string, waits map[str
 			}
 		}
 	}
-	each("spec.disks", disks, func(entry string) error { return l.releaseDisk(ctx, entry) })
-	each("spec.nics", nics, func(name string) error { return l.releaseNIC(ctx, name) })
-	each("spec.disks", disks, func(entry string) error { return l.haveDisk(ctx, entry) })
-	each("spec.nics", nics, func(name string) error { return l.haveNIC(ctx, name) })
+	each("spec.disks", disks, l.releaseDisk)
+	each("spec.nics", nics, l.releaseNIC)
+	each("spec.disks", disks, l.haveDisk)
+	each("spec.nics", nics, l.haveNIC)
 	return errs
 }
 
