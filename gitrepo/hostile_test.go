@@ -147,20 +147,30 @@ func TestLimits(t *testing.T) {
 
 // A 100 MB file beside the specs costs nothing, as a spec it is refused unread.
 func TestHugeBlob(t *testing.T) {
-	u := newUpstream(t)
-	big := strings.Repeat("0123456789abcdef", 100<<20/16)
-	tip := u.commit(map[string]string{"a.yaml": "1", "image.bin": big, "huge.yaml": big})
-	url := u.http(httpHandler(u))
-	for _, mod := range []func(*Config){func(*Config) {}, func(c *Config) { c.URL, c.TokenFile = url, secretFile(t, testToken) }} {
-		r := u.open(mod)
-		mustFetch(t, r)
-		tree := must(r.Files(context.Background(), tip))
-		read := 0
-		err := tree.Load(context.Background(), tree.Files, func(_ int, b []byte) error { read += len(b); return nil })
-		var perr *PathError
-		if !errors.As(err, &perr) || perr.Path != "huge.yaml" || perr.Reason != OverSize || read != 1 {
-			t.Errorf("load: %v, %d bytes read", err, read)
-		}
+	for _, tt := range []struct {
+		name string
+		size int
+		mod  func(*upstream, *Config)
+	}{
+		{"path", 20 << 20, func(*upstream, *Config) {}},
+		{"http", 100 << 20, func(u *upstream, c *Config) {
+			c.URL, c.TokenFile = u.http(httpHandler(u)), secretFile(t, testToken)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			u := newUpstream(t)
+			big := strings.Repeat("0123456789abcdef", tt.size/16)
+			tip := u.commit(map[string]string{"a.yaml": "1", "image.bin": big, "huge.yaml": big})
+			r := u.open(func(c *Config) { tt.mod(u, c) })
+			mustFetch(t, r)
+			tree := must(r.Files(context.Background(), tip))
+			read := 0
+			err := tree.Load(context.Background(), tree.Files, func(_ int, b []byte) error { read += len(b); return nil })
+			var perr *PathError
+			if !errors.As(err, &perr) || perr.Path != "huge.yaml" || perr.Reason != OverSize || read != 1 {
+				t.Errorf("load: %v, %d bytes read", err, read)
+			}
+		})
 	}
 }
 

@@ -47,16 +47,14 @@ func TestWatchPaths(t *testing.T) {
 	r := u.open(func(c *Config) { c.Branch = "team/prod" })
 	clone := filepath.Join(t.TempDir(), "clone")
 	run(t, "", nil, "git", "clone", "-q", "-b", "team/prod", u.dir, clone)
-	for name, move := range map[string]func(){
-		"update-ref": func() { u.git("update-ref", "refs/heads/team/prod", first) },
-		"push": func() {
-			run(t, clone, nil, "git", "push", "-q", "-f", "origin", second+":refs/heads/team/prod")
-		},
-		"packed": func() { u.git("pack-refs", "--all", "--prune") },
-		"after packing": func() {
-			u.git("pack-refs", "--all", "--prune")
-			u.git("update-ref", "refs/heads/team/prod", first+"^{}")
-		},
+	for _, tt := range []struct {
+		name string
+		move func()
+	}{
+		{"update-ref", func() { u.git("update-ref", "refs/heads/team/prod", first) }},
+		{"push", func() { run(t, clone, nil, "git", "push", "-q", "origin", second+":refs/heads/team/prod") }},
+		{"packed", func() { u.git("pack-refs", "--all", "--prune") }},
+		{"after packing", func() { u.git("update-ref", "refs/heads/team/prod", first) }},
 	} {
 		w, err := fsnotify.NewWatcher()
 		if err != nil {
@@ -68,11 +66,11 @@ func TestWatchPaths(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		move()
+		tt.move()
 		select {
 		case <-w.Events:
 		case <-time.After(5 * time.Second):
-			t.Errorf("%s: no event within 5 s in %v", name, paths)
+			t.Errorf("%s: no event within 5 s in %v", tt.name, paths)
 		}
 		w.Close()
 	}
