@@ -98,7 +98,7 @@ func (a *Agent) provide(ctx context.Context, r reconcile.Ref, owner claim.Owner,
 	case spec.KindImage:
 		file, err := a.cfg.Storage.ImageFile(ctx, r.To, in.Progress)
 		if err != nil {
-			return fmt.Errorf("Image/%s: %w", r.To.Name, err)
+			return fmt.Errorf("image %s: %w", r.To.Name, err)
 		}
 		// spec.boot.kernel.image → kernel
 		part := strings.TrimSuffix(strings.TrimPrefix(r.Path, "spec.boot."), ".image")

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"reconciler/api"
-	"reconciler/internal/config"
+	"reconciler/cmd/reconciler/config"
 )
 
 // app is one run of the command.

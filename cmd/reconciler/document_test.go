@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"reconciler/internal/config"
+	"reconciler/cmd/reconciler/config"
 	"reconciler/spec"
 )
 

@@ -14,8 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"reconciler/cmd/reconciler/config"
 	"reconciler/drivers/kvm"
-	"reconciler/internal/config"
 	"reconciler/internal/unixsock"
 	"reconciler/spec"
 )

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"reconciler/internal/config"
+	"reconciler/cmd/reconciler/config"
 )
 
 // Annotations of a command.

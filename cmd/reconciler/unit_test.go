@@ -13,7 +13,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"reconciler/api"
-	"reconciler/internal/config"
+	"reconciler/cmd/reconciler/config"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
