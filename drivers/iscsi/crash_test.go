@@ -145,6 +145,15 @@ func TestKilledAtEveryStep(t *testing.T) {
 		{name: "create pool", before: empty, after: none, steps: 2},
 		{name: "delete pool", before: none, after: empty, steps: 2},
 		{name: "create", before: none, after: disk("size: 4Mi"), check: has(4 << 20), steps: 10},
+		// The commit is reverted while the agent is down: what was begun goes.
+		{name: "create and revert", before: none, after: none, steps: 10, do: func(w *world, d *Driver) error {
+			return w.applyAll(d, disk("size: 4Mi")(w))
+		}, check: func(t *testing.T, w *world, s reconcile.State) {
+			l := s.Objects[diskKey("web")]
+			if len(filesOf(w, uid)) > 0 && (l == nil || l.Disk.Volume != 4<<20) {
+				t.Errorf("half a disk: %v", filesOf(w, uid))
+			}
+		}},
 		{name: "create from image", before: none, after: imaged, check: reads("0x33"), steps: 15},
 		{name: "grow", before: disk("size: 4Mi"), after: disk("size: 8Mi"), check: has(8 << 20), prepare: wrote, steps: 8},
 		{name: "record", before: disk("size: 4Mi"), after: disk("size: 4Mi, retention: 3h"), check: has(4 << 20), steps: 3},

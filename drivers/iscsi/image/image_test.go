@@ -408,6 +408,51 @@ func TestQCOW2ThatRefersElsewhereIsRefused(t *testing.T) {
 	refused("damaged", qcow2Of(t, s, 1<<20, data), 1<<20, "qemu-img")
 }
 
+// The header alone is enough to refuse, before any program opens the image.
+func TestQCOW2HeaderIsChecked(t *testing.T) {
+	be := binary.BigEndian
+	sound := func() []byte {
+		h := make([]byte, 64<<10)
+		be.PutUint32(h, qcow2Magic)
+		be.PutUint32(h[4:], 3)
+		be.PutUint32(h[20:], 16)
+		be.PutUint64(h[24:], 1<<20)
+		be.PutUint32(h[100:], qcow2HeaderV3)
+		return h
+	}
+	if size, err := checkQCOW2(bytes.NewReader(sound())); err != nil || size != 1<<20 {
+		t.Fatalf("%d, %v", size, err)
+	}
+	for name, c := range map[string]struct {
+		change func(h []byte) []byte
+		want   string
+	}{
+		"magic":             {func(h []byte) []byte { h[0] = 0; return h }, "not a qcow2"},
+		"empty":             {func(h []byte) []byte { return nil }, "not a qcow2"},
+		"version":           {func(h []byte) []byte { h[7] = 4; return h }, "version"},
+		"backing offset":    {func(h []byte) []byte { h[15] = 1; return h }, "backing file"},
+		"backing length":    {func(h []byte) []byte { h[19] = 1; return h }, "backing file"},
+		"encryption":        {func(h []byte) []byte { h[35] = 1; return h }, "encrypted"},
+		"data file bit":     {func(h []byte) []byte { h[79] = incompatExternal; return h }, "data file"},
+		"unknown feature":   {func(h []byte) []byte { h[78] = 1; return h }, "incompatible"},
+		"cluster size":      {func(h []byte) []byte { h[23] = 40; return h }, "cluster size"},
+		"no size":           {func(h []byte) []byte { clear(h[24:32]); return h }, "virtual size"},
+		"header length":     {func(h []byte) []byte { h[103] = 8; return h }, "header of 8"},
+		"backing extension": {func(h []byte) []byte { be.PutUint32(h[104:], extensionBacking); return h }, "backing file"},
+		"data extension": {func(h []byte) []byte {
+			be.PutUint32(h[104:], 0x6803f857) // feature names, 13 bytes
+			be.PutUint32(h[108:], 13)
+			be.PutUint32(h[128:], extensionDataFile)
+			return h
+		}, "data file"},
+		"endless": {func(h []byte) []byte { be.PutUint32(h[104:], 1); return h[:108] }, "does not end"},
+	} {
+		if _, err := checkQCOW2(bytes.NewReader(c.change(sound()))); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
 // qemu-img runs as somebody who can read nothing, reach nothing and not go on
 // for ever.
 func TestQemuImgIsConfined(t *testing.T) {
