@@ -3,6 +3,7 @@ package iscsi
 import (
 	"context"
 	"fmt"
+	"reflect"
 
 	"reconciler/reconcile"
 	"reconciler/spec"
@@ -39,6 +40,9 @@ func (d *Driver) applyImage(ctx context.Context, a *reconcile.Action, in reconci
 		return reconcile.Outputs{}, err
 	}
 	r := imageRecord{recordVersion, a.UID, a.Name, a.Want.Incarnation, img.SHA256, a.Reached()}
+	if reflect.DeepEqual(old[a.UID], r) {
+		return reconcile.Outputs{File: file}, nil
+	}
 	if err := d.imageDir.WriteJSON(a.UID+".json", r); err != nil {
 		return reconcile.Outputs{}, err
 	}

@@ -59,7 +59,10 @@ type record struct {
 	At      time.Time `json:"at"`
 }
 
-const recordVersion = 1
+const (
+	recordVersion = 1
+	partialPrefix = ".fetch-"
+)
 
 // Open opens the store, and makes its directory where it is not there.
 func Open(cfg Config) (*Store, error) {
@@ -76,7 +79,31 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{cfg: cfg, records: records, locks: map[string]chan struct{}{}}, nil
+	s := &Store{cfg: cfg, records: records, locks: map[string]chan struct{}{}}
+	return s, s.removeStale()
+}
+
+// stalePartial is how long what came of an image is kept for another attempt.
+const stalePartial = 7 * 24 * time.Hour
+
+func (s *Store) removeStale() error {
+	entries, err := os.ReadDir(s.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), partialPrefix) {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil || time.Since(info.ModTime()) < stalePartial {
+			continue
+		}
+		if err := removeIfThere(filepath.Join(s.cfg.Dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func setDefault[T comparable](v *T, d T) {
@@ -90,7 +117,7 @@ func setDefault[T comparable](v *T, d T) {
 func (s *Store) Trace(step func(op string)) { s.records.Step = step }
 
 func (s *Store) path(sha string) string    { return filepath.Join(s.cfg.Dir, sha) }
-func (s *Store) partial(sha string) string { return filepath.Join(s.cfg.Dir, ".fetch-"+sha) }
+func (s *Store) partial(sha string) string { return filepath.Join(s.cfg.Dir, partialPrefix+sha) }
 
 func (s *Store) lock(ctx context.Context, sha string) (unlock func(), err error) {
 	for {
