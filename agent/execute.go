@@ -210,6 +210,7 @@ func (a *Agent) carryOut(ctx context.Context, want *reconcile.Desired, act *reco
 	defer cancel()
 	name, began := objectName(act), a.cfg.Now()
 	say := func(format string, args ...any) { progress(name + ": " + fmt.Sprintf(format, args...)) }
+	a.log.Debug("action", "object", name, "op", act.Op)
 	var err error
 	switch act.Kind {
 	case spec.KindVirtualMachine:

@@ -88,10 +88,12 @@ func claimed(in reconcile.Inputs) []string {
 func (a *Agent) provide(ctx context.Context, r reconcile.Ref, owner claim.Owner, in *reconcile.Inputs) error {
 	switch r.To.Kind {
 	case spec.KindDisk:
+		a.log.Debug("claim", "disk", r.To.Name, "launch", owner.Launch)
 		g, err := a.cfg.Storage.Claim(ctx, r.To.UID, owner)
 		if err != nil {
 			return fmt.Errorf("claim Disk/%s: %w", r.To.Name, err)
 		}
+		a.log.Debug("claimed", "disk", r.To.Name, "epoch", g.Epoch)
 		in.Grants[entryOf(r.Path)] = g
 	case spec.KindNetwork:
 		in.Networks[entryOf(r.Path)] = r.To.Spec.(*spec.Network)
@@ -137,7 +139,9 @@ func (a *Agent) halt(ctx context.Context, act *reconcile.Action, in reconcile.In
 func (a *Agent) release(ctx context.Context, owner claim.Owner, disks []string) error {
 	var errs []error
 	for _, d := range disks {
+		a.log.Debug("release", "disk", d, "launch", owner.Launch)
 		errs = append(errs, a.cfg.Storage.Release(ctx, d, owner))
+		a.log.Debug("released", "disk", d)
 	}
 	return errors.Join(errs...)
 }
