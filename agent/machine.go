@@ -146,6 +146,15 @@ func (a *Agent) release(ctx context.Context, owner claim.Owner, disks []string) 
 	return errors.Join(errs...)
 }
 
+func refersTo(o *reconcile.Object, disk string) bool {
+	for _, r := range o.Refs {
+		if r.To.Kind == spec.KindDisk && r.To.UID == disk {
+			return true
+		}
+	}
+	return false
+}
+
 // update changes a running machine, or the record of one that is off.
 func (a *Agent) update(ctx context.Context, act *reconcile.Action, in reconcile.Inputs) error {
 	if act.Have.VM.Launch == "" {
@@ -163,7 +172,9 @@ func (a *Agent) update(ctx context.Context, act *reconcile.Action, in reconcile.
 		name := entryOf(c.Field)
 		if strings.HasSuffix(c.Field, "].disk") {
 			attach[name] = c.To != ""
-			if uid := act.Have.VM.Disks[name]; c.From != "" && uid != "" {
+			// An attach that a crash left half done is finished with the same disk:
+			// only one that goes for good loses its claim.
+			if uid := act.Have.VM.Disks[name]; uid != "" && !refersTo(act.Want, uid) {
 				detached = append(detached, uid)
 			}
 		}

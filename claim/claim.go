@@ -42,6 +42,8 @@ type Claim struct {
 	Disk  string `json:"disk"` // UID
 	Epoch uint64 `json:"epoch"`
 	Owner Owner  `json:"owner"`
+	// ReadOnly is an access that stands beside the owner and writes nothing.
+	ReadOnly bool `json:"readOnly,omitempty"`
 	// Sessions is the number of iSCSI sessions of this epoch that are logged in.
 	Sessions int `json:"sessions"`
 }

@@ -39,7 +39,7 @@ type differ struct {
 	have State
 	now  time.Time
 
-	named   map[nameKey][]Key // live and applied objects by name
+	named   map[nameKey][]Key // objects that are there, or cannot be observed, by name
 	holders map[string]*Live  // machine that has a disk, by the disk's UID
 }
 
@@ -57,6 +57,11 @@ func (d *differ) index() {
 			for _, disk := range h.VM.Disks {
 				d.holders[disk] = h
 			}
+		}
+	}
+	for k := range d.have.Unknown {
+		if b := d.base[k]; b != nil && d.have.Objects[k] == nil {
+			d.named[nameKey{k.Kind, b.Name}] = append(d.named[nameKey{k.Kind, b.Name}], k)
 		}
 	}
 }
@@ -160,23 +165,23 @@ func (a *Action) block(format string, args ...any) {
 }
 
 // impostor finds a recorded object of the same name and another identity. With
-// a raised incarnation that is meant; else a movedFrom got lost, and to follow
-// it would delete one object and create another in its place.
+// a raised incarnation that is meant, and with a lowered one whose disk is in
+// quarantine, which undoes the raise. Else a movedFrom got lost, and to follow
+// it would delete one object and create, or restore, another in its place.
 func (d *differ) impostor(k Key, w *Object, h *Live) string {
 	if declared(k.Kind) {
 		return ""
 	}
 	switch {
-	case w != nil && h == nil:
+	case w != nil && (h == nil || h.quarantined()):
 		for _, o := range d.named[nameKey{k.Kind, w.Name}] {
-			old := d.have.Objects[o]
-			if d.want.Objects[o] == nil && !old.quarantined() && old.Incarnation >= w.Incarnation {
+			if d.want.Objects[o] == nil && !d.have.Objects[o].quarantined() && !meant(d.incarnation(o), w, h) {
 				return fmt.Sprintf("the name belongs to a recorded object of another identity (%s); put back metadata.movedFrom, or raise metadata.incarnation for a fresh one", o.UID)
 			}
 		}
 	case w == nil && h != nil && !h.quarantined():
 		for wk, o := range d.want.Objects {
-			if wk.Kind == k.Kind && o.Name == h.Name && h.Incarnation >= o.Incarnation {
+			if wk.Kind == k.Kind && o.Name == h.Name && !meant(h.Incarnation, o, d.have.Objects[wk]) {
 				return fmt.Sprintf("its name is declared with another identity (%s); put back metadata.movedFrom, or raise metadata.incarnation there", wk.UID)
 			}
 		}
@@ -184,7 +189,21 @@ func (d *differ) impostor(k Key, w *Object, h *Live) string {
 	return ""
 }
 
-func (h *Live) quarantined() bool { return h.Disk != nil && h.Disk.Quarantined }
+// incarnation is the recorded one.
+func (d *differ) incarnation(k Key) int {
+	if h := d.have.Objects[k]; h != nil {
+		return h.Incarnation
+	}
+	return d.base[k].Incarnation
+}
+
+// meant says whether the incarnations tell that w, of which h is there, is to
+// take the place of the object of its name with this incarnation.
+func meant(old int, w *Object, h *Live) bool {
+	return old < w.Incarnation || old > w.Incarnation && h.quarantined()
+}
+
+func (h *Live) quarantined() bool { return h != nil && h.Disk != nil && h.Disk.Quarantined }
 
 // create is for an object that is wanted and not there.
 func (d *differ) create(a *Action, b *Applied) {

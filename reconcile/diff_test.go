@@ -242,11 +242,52 @@ func TestLostMovedFromIsBlocked(t *testing.T) {
 			t.Errorf("%s of %s is %s", a.Op, a.UID, a.State)
 		}
 	}
+	// The same where the name's own identity is in quarantine, with another's
+	// data, and where the object in use cannot be observed.
+	stray := desired(t, diskDoc("new", "size: 64Mi"))
+	k, mine := key(t, stray, spec.KindDisk, "new"), key(t, desired(t, renamed), spec.KindDisk, "new")
+	old, _ := world(stray)
+	have.Objects[k] = old.Objects[k]
+	have.Objects[k].Disk.Quarantined = true
+	for range 2 {
+		p = Diff(stray, base, have, testNow)
+		for i := range p.Actions {
+			if a := &p.Actions[i]; a.Kind == spec.KindDisk && a.State != Blocked {
+				t.Errorf("beside a disk in quarantine, %s of %s is %s\n%s", a.Op, a.UID, a.State, text(&p))
+			}
+		}
+		delete(have.Objects, mine)
+		have.Unknown[mine] = "its pool is not mounted"
+	}
 	// A rename by movedFrom is no more than that.
 	have, base = world(desired(t, diskDoc("old", "size: 64Mi")))
 	p = Diff(desired(t, renamed), base, have, testNow)
 	if a := find(t, p, spec.KindDisk, "new"); a.Op != OpUpdate || a.Impact != ImpactNone {
 		t.Errorf("rename: %s, impact %s", a.Op, a.Impact)
+	}
+}
+
+// To lower the incarnation again brings the disk back that the raise replaced.
+func TestRaiseIsUndone(t *testing.T) {
+	raised := strings.Replace(diskDoc("d0", "size: 64Mi"), "{name: d0}", "{name: d0, incarnation: 1}", 1)
+	d := desired(t, diskDoc("d0", "size: 64Mi"))
+	k, fresh := key(t, d, spec.KindDisk, "d0"), key(t, desired(t, raised), spec.KindDisk, "d0")
+	have, base := world(desired(t, raised))
+	p := Diff(d, base, have, testNow)
+	for i := range p.Actions {
+		if a := &p.Actions[i]; a.Kind == spec.KindDisk && a.State != Blocked {
+			t.Errorf("with no such disk in quarantine: %s of %s is %s", a.Op, a.UID, a.State)
+		}
+	}
+	first, _ := world(d)
+	have.Objects[k] = first.Objects[k]
+	have.Objects[k].Disk.Quarantined = true
+	p = Diff(d, base, have, testNow)
+	for i := range p.Actions {
+		a := &p.Actions[i]
+		if a.Key() == k && a.Op != OpRestore || a.Key() == fresh && a.Op != OpQuarantine {
+			t.Errorf("%s of %s\n%s", a.Op, a.UID, text(&p))
+		}
 	}
 }
 
@@ -263,5 +304,24 @@ func TestVanishedVolumeIsNotMadeAnew(t *testing.T) {
 	p = Diff(d, base, have, testNow)
 	if a := find(t, p, spec.KindDisk, "d0"); a.State != Blocked {
 		t.Errorf("created although its absence was not observed: %s", a.State)
+	}
+}
+
+// A read-only access stands beside a machine; one that writes keeps it off.
+func TestAccessAndStart(t *testing.T) {
+	d := desired(t, diskDoc("d0", "size: 64Mi"), vmDoc("v", plainVM+", disks: [{disk: d0}]"))
+	for _, readOnly := range []bool{true, false} {
+		have, base := world(d)
+		disk := key(t, d, spec.KindDisk, "d0")
+		have.Objects[key(t, d, spec.KindVirtualMachine, "v")].VM = &LiveVM{Power: PowerStopped}
+		have.Objects[disk].Disk.Claims = []claim.Claim{{Disk: disk.UID, Owner: claim.Owner{Host: "host1", Access: "a1"}, ReadOnly: readOnly}}
+		p := Diff(d, base, have, testNow)
+		want := Waiting
+		if readOnly {
+			want = Ready
+		}
+		if a := find(t, p, spec.KindVirtualMachine, "v"); a.Op != OpStart || a.State != want {
+			t.Errorf("read-only %v: %s is %s, want %s", readOnly, a.Op, a.State, want)
+		}
 	}
 }

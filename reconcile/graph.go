@@ -121,10 +121,10 @@ func (d *differ) unavailable(a *Action, to *Object) string {
 	}
 	if h := d.have.Objects[k]; h != nil {
 		for _, c := range h.Disk.Claims {
-			if c.Owner.Access != "" {
+			if c.Owner.Access != "" && !c.ReadOnly {
 				return fmt.Sprintf("Disk/%s is lent to an access (%s)", to.Name, c.Owner.Access)
 			}
-			if c.Owner.Host != d.want.Host {
+			if c.Owner.Host != d.want.Host && !c.ReadOnly {
 				return fmt.Sprintf("Disk/%s is claimed by host %s", to.Name, c.Owner.Host)
 			}
 		}

@@ -230,6 +230,9 @@ func details(a *reconcile.Action, h *reconcile.Live) map[string]any {
 			}
 		}
 		for _, c := range h.Disk.Claims {
+			if c.ReadOnly {
+				continue
+			}
 			d["epoch"], d["sessions"] = c.Epoch, c.Sessions
 			d["claimedBy"] = c.Owner.VM + c.Owner.Access
 		}

@@ -213,7 +213,7 @@ func (d *Driver) List(ctx context.Context) ([]claim.Claim, error) {
 func claimsOf(r claims.Record, served map[string]target.Status) []claim.Claim {
 	var list []claim.Claim
 	for _, a := range r.Admissions() {
-		c := claim.Claim{Disk: r.Disk, Epoch: a.Epoch, Owner: a.Owner}
+		c := claim.Claim{Disk: r.Disk, Epoch: a.Epoch, Owner: a.Owner, ReadOnly: a.ReadOnly}
 		for _, s := range served[a.Target].Sessions {
 			if s.Epoch == a.Epoch {
 				c.Sessions++

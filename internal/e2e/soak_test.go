@@ -4,7 +4,11 @@ package e2e
 
 import "testing"
 
-// soakKills is the number that docs/reliability.md reports on.
-const soakKills = 200
+// The numbers that docs/reliability.md reports on.
+const (
+	soakKills       = 200
+	soakTargetKills = 100
+)
 
-func TestSoakKillAgent(t *testing.T) { killAgent(t, soakKills) }
+func TestSoakKillAgent(t *testing.T)  { killAgent(t, soakKills) }
+func TestSoakKillTarget(t *testing.T) { killTarget(t, soakTargetKills) }

@@ -63,6 +63,8 @@ type world struct {
 	agent  *exec.Cmd
 	log    *os.File
 	args   []string // further flags of run
+	// cluster is the cluster's id, where the test made it up.
+	cluster string
 }
 
 // newWorld makes a repository with a cluster, one host, a pool, a network and
@@ -138,10 +140,12 @@ func (w *world) sum(image string) string {
 
 // base is what every test's tree declares beside its machines.
 func (w *world) base() string {
+	// Another world's machine of the same identity would, rightly, not be started.
+	_, id, _ := net.SplitHostPort(w.portal)
 	return fmt.Sprintf(`apiVersion: reconciler/v1alpha1
 kind: Cluster
 metadata: {name: test}
-spec: {id: test}
+spec: {id: test-%s}
 ---
 apiVersion: reconciler/v1alpha1
 kind: Host
@@ -171,7 +175,7 @@ apiVersion: reconciler/v1alpha1
 kind: Image
 metadata: {name: i}
 spec: {source: {file: {path: i}}, sha256: "%s"}
-`, w.portal, w.sum("k"), w.sum("i"))
+`, id, w.portal, w.sum("k"), w.sum("i"))
 }
 
 // disk is the document of a disk.
