@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"sort"
 )
 
 // InFile returns the objects as they are when another file has the same
@@ -60,14 +59,15 @@ func (s *Set) Update(removed []string, added map[string][]*Object, parse error) 
 		}
 	}
 	sortEntries(in)
-	kept := without(s.entries, out)
+	edits := s.edits(out, in)
+	next := &Set{cluster: s.cluster, id: s.id, entries: splice(s.entries, edits, func(e *entry) *entry { return e })}
 
 	isCluster := func(e *entry) bool { return e.def.kind == KindCluster }
 	large := len(out)+len(in) > len(s.entries)/4
 	if large || len(errs) > 0 || slices.ContainsFunc(out, isCluster) || slices.ContainsFunc(in, isCluster) {
-		all := make([]*Object, 0, len(kept)+len(in))
-		for _, e := range merge(kept, in) {
-			all = append(all, e.src)
+		all := make([]*Object, len(next.entries))
+		for i, e := range next.entries {
+			all[i] = e.src
 		}
 		return Link(all, errs)
 	}
@@ -76,69 +76,79 @@ func (s *Set) Update(removed []string, added map[string][]*Object, parse error) 
 		s.link(e)
 		e.keys = slices.Clip(appendKeys(nil, e))
 	}
-	next := s.with(kept, out, in)
-	concerned := merge(changes(out, in).among(kept), in)
+	concerned := slices.DeleteFunc(changes(out, in).among(s.entries), func(e *entry) bool {
+		_, gone := slices.BinarySearchFunc(out, e, compareEntries)
+		return gone
+	})
+	concerned = append(concerned, in...)
+	sortEntries(concerned)
+	next.objects = splice(s.objects, edits, func(e *entry) *Object { return e.obj })
+	next.reindex(s, out, in)
 	if err := append(sound(in), next.checkLinks(concerned, losses{})...).sorted(); err != nil {
 		return nil, err
 	}
 	return next, nil
 }
 
-// with makes a set out of what is kept and what comes in; the rest of the
-// arguments say how it differs.
-func (s *Set) with(kept, out, in []*entry) *Set {
-	next := &Set{cluster: s.cluster, id: s.id, entries: merge(kept, in), uids: s.uids.copy(), files: s.files.copy()}
-	for i := range s.names {
-		next.names[i] = s.names[i].copy()
+// edit is a change to the entries of a set, or to its objects.
+type edit struct {
+	at     int    // in the list as it was
+	insert *entry // nil: what is there goes
+}
+
+func (s *Set) edits(out, in []*entry) []edit {
+	edits := make([]edit, 0, len(out)+len(in))
+	for _, e := range in {
+		at, _ := slices.BinarySearchFunc(s.entries, e, compareEntries)
+		edits = append(edits, edit{at, e})
 	}
 	for _, e := range out {
-		next.names[e.def.order].remove(e.obj.Meta.Name)
-		next.uids.remove(e.obj.UID)
-		next.files.remove(e.src.from.file)
+		at, _ := slices.BinarySearchFunc(s.entries, e, compareEntries)
+		edits = append(edits, edit{at, nil})
+	}
+	slices.SortStableFunc(edits, func(a, b edit) int { return cmp.Compare(a.at, b.at) })
+	return edits
+}
+
+// splice returns a list with edits made. What lies between two of them is
+// copied as a block.
+func splice[T any](list []T, edits []edit, inserted func(*entry) T) []T {
+	next := make([]T, 0, len(list)+len(edits))
+	from := 0
+	for _, e := range edits {
+		next = append(next, list[from:e.at]...)
+		from = e.at
+		if e.insert != nil {
+			next = append(next, inserted(e.insert))
+		} else {
+			from++
+		}
+	}
+	return append(next, list[from:]...)
+}
+
+// reindex fills in what is looked up, sharing what did not change with s.
+func (s *Set) reindex(old *Set, out, in []*entry) {
+	s.uids, s.files = old.uids.copy(), old.files.copy()
+	for i := range s.names {
+		s.names[i] = old.names[i].copy()
+	}
+	for _, e := range out {
+		s.names[e.def.order].remove(e.obj.Meta.Name)
+		s.uids.remove(e.obj.UID)
+		s.files.remove(e.src.from.file)
 	}
 	byFile := make(map[string][]*entry)
 	for _, e := range slices.Backward(in) {
-		next.name(e)
-		next.uids.put(e.obj.UID, e)
+		s.name(e)
+		s.uids.put(e.obj.UID, e)
 	}
 	for _, e := range in {
 		byFile[e.src.from.file] = append(byFile[e.src.from.file], e)
 	}
 	for f, list := range byFile {
-		next.files.put(f, list)
+		s.files.put(f, list)
 	}
-	next.objects = objectsOf(next.entries)
-	return next
-}
-
-// without returns sorted entries except some of them, sorted alike.
-func without(list, out []*entry) []*entry {
-	if len(out) == 0 {
-		return list
-	}
-	kept := make([]*entry, 0, len(list)-len(out))
-	for _, e := range list {
-		if len(out) > 0 && e == out[0] {
-			out = out[1:]
-			continue
-		}
-		kept = append(kept, e)
-	}
-	return kept
-}
-
-// merge joins two sorted lists, of which the second is usually short.
-func merge(a, b []*entry) []*entry {
-	if len(b) == 0 {
-		return a
-	}
-	list := make([]*entry, 0, len(a)+len(b))
-	for _, e := range b {
-		n := sort.Search(len(a), func(i int) bool { return compareEntries(a[i], e) > 0 })
-		list = append(append(list, a[:n]...), e)
-		a = a[n:]
-	}
-	return append(list, a...)
 }
 
 // keySet is a set of keys with a quick no.
