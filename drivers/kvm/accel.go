@@ -64,7 +64,7 @@ func (d *Driver) ProveKVM(ctx context.Context) error {
 	if !p.at.IsZero() && (p.err == nil || time.Since(p.at) < proofRetry) {
 		return p.err
 	}
-	err := proveKVM(ctx, d.cfg.QEMU)
+	err := proveKVM(ctx, d.cfg.QEMU, proofTimeout)
 	if ctx.Err() != nil {
 		return fmt.Errorf("prove KVM: %w", ctx.Err())
 	}
@@ -72,8 +72,8 @@ func (d *Driver) ProveKVM(ctx context.Context) error {
 	return err
 }
 
-func proveKVM(ctx context.Context, qemu string) error {
-	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
+func proveKVM(ctx context.Context, qemu string, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	// SeaBIOS tells its version on I/O port 0x402 as its first act.
 	cmd := exec.CommandContext(ctx, qemu, "-accel", "kvm", "-machine", "q35", "-cpu", "host", "-m", "16",
@@ -121,7 +121,7 @@ func proveKVM(ctx context.Context, qemu string) error {
 	case ok:
 		return nil
 	case silent:
-		return &NoKVMError{fmt.Sprintf("a test guest did not run within %v", proofTimeout)}
+		return &NoKVMError{fmt.Sprintf("a test guest did not run within %v", timeout)}
 	}
 	return &NoKVMError{"a test guest failed: " + firstLine(stderr.String())}
 }

@@ -197,11 +197,11 @@ func (b *birth) firmware() string {
 }
 
 // sandbox filters QEMU's system calls. To drop its user it must be allowed to
-// change it: no child may then.
+// change it; without exec, and without the rights it had, that leads nowhere.
 func (b *birth) sandbox() string {
 	elevate := "deny"
 	if b.user != nil {
-		elevate = "children"
+		elevate = "allow"
 	}
 	return "on,obsolete=deny,elevateprivileges=" + elevate + ",spawn=deny,resourcecontrol=deny"
 }

@@ -24,6 +24,7 @@ import (
 // crash is what the process that is to die is told.
 type crash struct {
 	Step    string
+	Cluster string
 	Config  struct{ StateDir, RunDir string }
 	Bridges []string
 	YAML    []string
@@ -56,7 +57,7 @@ func TestCrashChild(t *testing.T) {
 	}
 	guest := testbed.Guest(t)
 	r := &rig{
-		t: t, prober: &prober{}, base: reconcile.Base{}, portal: c.Portal, tgtd: &tgtd{disks: map[string]*target{}},
+		t: t, cluster: c.Cluster, prober: &prober{}, base: reconcile.Base{}, portal: c.Portal, tgtd: &tgtd{disks: map[string]*target{}},
 		files: map[string]string{"kernel": guest.Kernel, "initrd": guest.Initrd},
 		cfg:   Config{StateDir: c.Config.StateDir, RunDir: c.Config.RunDir, Accel: AccelTCG, AllowedBridges: c.Bridges},
 	}
@@ -91,7 +92,7 @@ func (r *rig) crashAt(step string, yaml ...string) {
 			r.base[k] = &reconcile.Applied{Object: *o, Attempted: o.Generation()}
 		}
 	}
-	c := crash{Step: step, Bridges: r.cfg.AllowedBridges, YAML: yaml, Portal: r.portal, Targets: map[string]crashTarget{}}
+	c := crash{Step: step, Cluster: r.cluster, Bridges: r.cfg.AllowedBridges, YAML: yaml, Portal: r.portal, Targets: map[string]crashTarget{}}
 	c.Config.StateDir, c.Config.RunDir = r.cfg.StateDir, r.cfg.RunDir
 	for _, a := range r.base {
 		c.Base = append(c.Base, *a)
@@ -150,6 +151,7 @@ func (r *rig) whole(name string) {
 }
 
 func TestCrashInStartStopDelete(t *testing.T) {
+	t.Parallel()
 	if !ownNetns(t) {
 		return
 	}
@@ -193,6 +195,7 @@ func TestCrashInStartStopDelete(t *testing.T) {
 }
 
 func TestCrashInLiveChanges(t *testing.T) {
+	t.Parallel()
 	if !ownNetns(t) {
 		return
 	}
@@ -204,8 +207,8 @@ func TestCrashInLiveChanges(t *testing.T) {
 	size := 16
 	small := tree("16Mi", "disks: [{disk: root}]")
 	r.up("web", small...)
-	root := spec.Serial(spec.UID("demo", spec.KindDisk, spec.Meta{Name: "root"}))
-	data := spec.UID("demo", spec.KindDisk, spec.Meta{Name: "data"})
+	root := spec.Serial(r.uid(spec.KindDisk, "root"))
+	data := r.uid(spec.KindDisk, "data")
 	pid := r.vm("web").VM.PID
 	for _, c := range []struct {
 		there []string // steps on the way to the larger tree

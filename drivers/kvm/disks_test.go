@@ -13,6 +13,7 @@ import (
 const writer = "rt.mode=writer rt.disk=all"
 
 func TestDisksLive(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	one := vmYAML("web", writer, "disks: [{disk: root}]")
 	two := vmYAML("web", writer, "disks: [{disk: root}, {name: extra, disk: data}]")
@@ -25,9 +26,9 @@ func TestDisksLive(t *testing.T) {
 		t.Fatalf("plan:\n%s", describe(list))
 	}
 	r.converge()
-	data := spec.UID("demo", spec.KindDisk, spec.Meta{Name: "data"})
-	r.serial.Wait(t, `^DISK add vd. serial=`+spec.Serial(data)+` size=33554432`, 20*time.Second)
-	r.serial.Wait(t, `^REC 1 vd. `+spec.Serial(data), 20*time.Second)
+	data := r.uid(spec.KindDisk, "data")
+	r.serial.Wait(t, `^DISK add vd. serial=`+spec.Serial(data)+` size=33554432`, 60*time.Second)
+	r.serial.Wait(t, `^REC 1 vd. `+spec.Serial(data), 60*time.Second)
 	if left := r.d.secretPath(r.key("web").UID, data); exists(left) {
 		t.Errorf("the secret %s is left", left)
 	}
@@ -35,7 +36,7 @@ func TestDisksLive(t *testing.T) {
 	// Grow, once the target serves more.
 	r.declare(diskYAML("root", "64Mi"), diskYAML("data", "48Mi"), two)
 	r.converge()
-	r.serial.Wait(t, `^DISK change vd. serial=`+spec.Serial(data)+` size=50331648`, 20*time.Second)
+	r.serial.Wait(t, `^DISK change vd. serial=`+spec.Serial(data)+` size=50331648`, 60*time.Second)
 	if got := r.vm("web").Get("spec.disks[extra].size"); got != "48Mi" {
 		t.Errorf("size %s", got)
 	}
@@ -43,7 +44,7 @@ func TestDisksLive(t *testing.T) {
 	// Detach.
 	r.declare(diskYAML("root", "64Mi"), diskYAML("data", "48Mi"), one)
 	r.converge()
-	r.serial.Wait(t, `^DISK remove vd`, 20*time.Second)
+	r.serial.Wait(t, `^DISK remove vd`, 60*time.Second)
 	live := r.vm("web")
 	if _, ok := live.VM.Disks["extra"]; ok || live.VM.PID != pid {
 		t.Errorf("after the detach: %+v", live.VM)
@@ -54,11 +55,11 @@ func TestDisksLive(t *testing.T) {
 	slot := r.d.machine(r.key("web").UID).snapshot().Slots["disk-extra"]
 	r.declare(diskYAML("root", "64Mi"), diskYAML("data", "48Mi"), diskYAML("other", "16Mi"), two)
 	r.converge()
-	r.serial.Wait(t, `^REC \d+ vd. `+spec.Serial(data), 20*time.Second)
+	r.serial.Wait(t, `^REC \d+ vd. `+spec.Serial(data), 60*time.Second)
 	r.declare(diskYAML("root", "64Mi"), diskYAML("data", "48Mi"), diskYAML("other", "16Mi"), strings.Replace(two, "disk: data", "disk: other", 1))
 	r.converge()
-	other := spec.UID("demo", spec.KindDisk, spec.Meta{Name: "other"})
-	r.serial.Wait(t, `^REC 1 vd. `+spec.Serial(other), 20*time.Second)
+	other := r.uid(spec.KindDisk, "other")
+	r.serial.Wait(t, `^REC 1 vd. `+spec.Serial(other), 60*time.Second)
 	if got := r.d.machine(r.key("web").UID).snapshot().Slots["disk-extra"]; got != slot {
 		t.Errorf("the entry moved from port %d to %d", slot, got)
 	}
@@ -104,6 +105,7 @@ func (r *rig) nothingLeftOf(disk string) {
 
 // A guest that has not booted, or whose vCPUs stand still, releases nothing.
 func TestDetachFromADeafGuest(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(c *Config) { c.UnplugTimeout = 300 * time.Millisecond })
 	r.declare(diskYAML("root", "64Mi"), vmYAML("web", "rt.mode=idle", "disks: [{disk: root}]"))
 	r.converge()
@@ -130,6 +132,7 @@ func TestDetachFromADeafGuest(t *testing.T) {
 // No command that could hang QEMU is given while the storage is silent, and
 // the machine can still be stopped.
 func TestStorageSilent(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	one := vmYAML("web", "rt.mode=idle rt.onpower=ignore", "shutdown: {timeout: 1s}", "disks: [{disk: root}]")
 	two := vmYAML("web", "rt.mode=idle rt.onpower=ignore", "shutdown: {timeout: 1s}", "disks: [{disk: root}, {disk: data}]")

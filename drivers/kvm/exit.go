@@ -52,6 +52,11 @@ func (d *Driver) settle(m *machine, boot string) error {
 	if !m.snapshot().live() {
 		return nil
 	}
+	m.mu.Lock()
+	if m.link != nil {
+		d.awaitEnd(m.link.proc.pid)
+	}
+	m.mu.Unlock()
 	reason := "QEMU ended"
 	if line := d.lastMessage(m.uid); line != "" {
 		reason += ": " + line

@@ -7,6 +7,7 @@ import (
 )
 
 func TestCreateRunStopDelete(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	web := vmYAML("web", "rt.mode=writer rt.disk=all", "disks: [{disk: root}]", "nics: [{name: front, network: out}]")
 	r.up("web", diskYAML("root", "64Mi"), web)

@@ -14,6 +14,7 @@ import (
 // The guest outlives the driver and the run directory, and can be changed and
 // stopped after their loss.
 func TestAdopt(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	one := vmYAML("web", writer, "disks: [{disk: root}]")
 	r.up("web", diskYAML("root", "64Mi"), diskYAML("data", "32Mi"), one)
@@ -36,8 +37,8 @@ func TestAdopt(t *testing.T) {
 	}
 	r.declare(diskYAML("root", "64Mi"), diskYAML("data", "32Mi"), vmYAML("web", writer, "disks: [{disk: root}, {disk: data}]", "nics: [{name: n, network: out}]"))
 	r.converge()
-	r.serial.Wait(t, `^DISK add vdb`, 20*time.Second)
-	r.serial.Wait(t, `^NIC add eth0`, 20*time.Second)
+	r.sees("web", `^DISK add vdb`)
+	r.sees("web", `^NIC add eth0`)
 	if _, err := r.d.Console(t.Context(), r.key("web").UID); err == nil || !strings.Contains(err.Error(), "run directory") {
 		t.Errorf("console without its socket: %v", err)
 	}
@@ -65,6 +66,7 @@ func (r *rig) nothingOnDisk() {
 
 // One QEMU that answers nothing holds up no other, and is not stopped twice.
 func TestSilentQEMU(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(c *Config) { c.ObserveTimeout = 500 * time.Millisecond })
 	both := []string{vmYAML("mute", "rt.mode=idle", "shutdown: {timeout: 1s}"), vmYAML("web", "rt.mode=idle")}
 	r.declare(both...)
@@ -120,6 +122,7 @@ func TestSilentQEMU(t *testing.T) {
 }
 
 func TestHowAGuestEnds(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	web := vmYAML("web", "rt.mode=idle", "restartPolicy: OnFailure")
 	r.up("web", web)
@@ -220,6 +223,7 @@ func gonePID(pid int) error {
 
 // A paused guest goes on; somebody else's pause is drift.
 func TestPausedGuest(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.declare(vmYAML("web", "rt.mode=idle"))
 	r.converge()
@@ -240,6 +244,7 @@ func TestPausedGuest(t *testing.T) {
 
 // A host that went down brings everything back as it was, without a back-off.
 func TestHostReboot(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	web := vmYAML("web", writer, "restartPolicy: Never", "disks: [{disk: root}]", "nics: [{name: a, network: out}, {name: b, network: out}]")
 	r.up("web", diskYAML("root", "64Mi"), web)
@@ -295,6 +300,7 @@ func (r *rig) pidOf(name string) int {
 }
 
 func TestForcedStop(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.up("web", vmYAML("web", "rt.mode=idle rt.onpower=ignore", "shutdown: {timeout: 5s}"))
 	live := r.vm("web")

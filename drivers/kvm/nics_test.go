@@ -75,6 +75,7 @@ func taps(t *testing.T) map[string]string {
 }
 
 func TestNICsLive(t *testing.T) {
+	t.Parallel()
 	if !ownNetns(t) {
 		return
 	}
@@ -99,7 +100,7 @@ func TestNICsLive(t *testing.T) {
 	if a := link.Attrs(); a.MTU != 1400 || !strings.Contains(a.Alias, uid) {
 		t.Errorf("tap: MTU %d, alias %q", a.MTU, a.Alias)
 	}
-	r.serial.Wait(t, `^NIC add eth0 mac=52:54:00:00:00:01`, 20*time.Second)
+	r.sees("web", `^NIC add eth0 mac=52:54:00:00:00:01`)
 	pid := r.vm("web").VM.PID
 
 	// Another bridge: the tap moves, the guest sees nothing.
@@ -127,8 +128,8 @@ func TestNICsLive(t *testing.T) {
 	// A second card, live; it brings the guest's address to the bridge.
 	r.declare(nets, web(`{name: front, network: b, mac: "52:54:00:00:00:01"}, {name: back, network: a}, {name: out, network: out}`))
 	r.converge()
-	r.serial.Wait(t, `^NIC add eth1`, 20*time.Second)
-	r.serial.Wait(t, `^NIC add eth2`, 20*time.Second)
+	r.sees("web", `^NIC add eth1`)
+	r.sees("web", `^NIC add eth2`)
 	if got := taps(t); got[tapName(uid, "back")] != "br-a" || len(got) != 2 {
 		t.Fatalf("taps %v", got)
 	}
@@ -137,7 +138,7 @@ func TestNICsLive(t *testing.T) {
 	slot := r.d.machine(uid).snapshot().Slots["nic-back"]
 	r.declare(nets, web(`{name: front, network: b, mac: "52:54:00:00:00:01"}, {name: back, network: a, mac: "52:54:00:00:00:02"}, {name: out, network: out}`))
 	r.converge()
-	r.serial.Wait(t, `^NIC add eth\d mac=52:54:00:00:00:02`, 20*time.Second)
+	r.sees("web", `^NIC add eth\d mac=52:54:00:00:00:02`)
 	if got := r.d.machine(uid).snapshot().Slots["nic-back"]; got != slot {
 		t.Errorf("the card moved from port %d to %d", slot, got)
 	}
@@ -197,6 +198,7 @@ func startOf(t *testing.T, pid int) uint64 {
 }
 
 func TestBridgesThatCannotBeUsed(t *testing.T) {
+	t.Parallel()
 	if !ownNetns(t) {
 		return
 	}
@@ -209,7 +211,7 @@ func TestBridgesThatCannotBeUsed(t *testing.T) {
 		"lo":       "is not a bridge",
 	} {
 		r.declare(bridgeYAML("n", bridge), vmYAML("web", "rt.mode=idle", "nics: [{name: n, network: n}]"))
-		net := reconcile.Key{Kind: spec.KindNetwork, UID: spec.UID("demo", spec.KindNetwork, spec.Meta{Name: "n"})}
+		net := reconcile.Key{Kind: spec.KindNetwork, UID: r.uid(spec.KindNetwork, "n")}
 		if got := r.observe().Unknown[net]; !strings.Contains(got, why) {
 			t.Errorf("network on %s is unknown because %q", bridge, got)
 		}

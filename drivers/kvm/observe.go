@@ -142,7 +142,7 @@ func (d *Driver) observeMachine(ctx context.Context, m *machine, w *world, want 
 		return nil, twice(procs).Error()
 	}
 	if len(procs) == 0 {
-		d.drop(m)
+		defer d.drop(m)
 		if rec == nil {
 			return nil, ""
 		}

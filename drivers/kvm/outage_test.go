@@ -103,6 +103,7 @@ func (p *proxy) serve(c net.Conn) {
 // While the target accepts and says nothing, the guest's writes hang and
 // nothing else does; when it is back, the guest goes on.
 func TestOutage(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(c *Config) { c.ObserveTimeout = 2 * time.Second })
 	p := newProxy(t, r.tgtd.portal)
 	r.portal = p.addr

@@ -24,16 +24,17 @@ import (
 // rig is a host for tests: a driver, a target, and the part of the agent that
 // plans and hands grants to the driver.
 type rig struct {
-	t      *testing.T
-	cfg    Config
-	d      *Driver
-	tgtd   *tgtd
-	portal string // where QEMU finds the target
-	prober *prober
-	base   reconcile.Base
-	want   *reconcile.Desired
-	files  map[string]string
-	serial *testbed.Serial
+	t       *testing.T
+	cluster string // of its own: other tests' machines must not have the same UUID
+	cfg     Config
+	d       *Driver
+	tgtd    *tgtd
+	portal  string // where QEMU finds the target
+	prober  *prober
+	base    reconcile.Base
+	want    *reconcile.Desired
+	files   map[string]string
+	serial  *testbed.Serial
 }
 
 // prober answers for the storage as the test says.
@@ -65,7 +66,7 @@ func (p *prober) set(err error, silent bool) {
 func newRig(t *testing.T, opts ...func(*Config)) *rig {
 	t.Helper()
 	dir := shortDir(t)
-	r := &rig{t: t, prober: &prober{}, base: reconcile.Base{}}
+	r := &rig{t: t, prober: &prober{}, base: reconcile.Base{}, cluster: "t" + uuid.NewString()[:8]}
 	r.cfg = Config{
 		StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"), Accel: AccelTCG,
 		Storage: r.prober, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
@@ -115,7 +116,7 @@ func (r *rig) restart() {
 const preamble = `
 apiVersion: reconciler/v1alpha1
 kind: Cluster
-metadata: {name: demo}
+metadata: {name: CLUSTER}
 ---
 apiVersion: reconciler/v1alpha1
 kind: Host
@@ -185,7 +186,7 @@ func (r *rig) declare(yaml ...string) {
 // read makes a tree the wanted one; everything but machines is as it should be.
 func (r *rig) read(yaml ...string) {
 	r.t.Helper()
-	objects, err := spec.Parse("test.yaml", []byte(preamble+strings.Join(yaml, "")))
+	objects, err := spec.Parse("test.yaml", []byte(strings.Replace(preamble, "CLUSTER", r.cluster, 1)+strings.Join(yaml, "")))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -207,7 +208,11 @@ func (r *rig) read(yaml ...string) {
 }
 
 func (r *rig) key(name string) reconcile.Key {
-	return reconcile.Key{Kind: spec.KindVirtualMachine, UID: spec.UID("demo", spec.KindVirtualMachine, spec.Meta{Name: name})}
+	return reconcile.Key{Kind: spec.KindVirtualMachine, UID: r.uid(spec.KindVirtualMachine, name)}
+}
+
+func (r *rig) uid(kind spec.Kind, name string) string {
+	return spec.UID(r.cluster, kind, spec.Meta{Name: name})
 }
 
 // observe returns the state, with everything but machines as it should be.
@@ -338,6 +343,12 @@ func (r *rig) waitUp(name string) {
 // follow reads the machine's console log from its start.
 func (r *rig) follow(name string) {
 	r.serial = testbed.NewSerial(r.d.consoleLog(r.key(name).UID))
+}
+
+// sees waits for a line anywhere in the machine's console log.
+func (r *rig) sees(name, pattern string) {
+	r.t.Helper()
+	testbed.NewSerial(r.d.consoleLog(r.key(name).UID)).Wait(r.t, pattern, 60*time.Second)
 }
 
 func (r *rig) types(name, line string) {

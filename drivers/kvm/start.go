@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -272,6 +273,7 @@ func (d *Driver) finish(ctx context.Context, m *machine, p process) error {
 	}
 	if err != nil {
 		if l.ended() {
+			d.awaitEnd(p.pid)
 			return fmt.Errorf("QEMU ended at its start: %s", d.lastMessage(m.uid))
 		}
 		return err
@@ -409,11 +411,45 @@ func (d *Driver) exec(rec *record, files []*os.File) (process, error) {
 	p := process{pid: cmd.Process.Pid, uuid: rec.UID, name: rec.Name, owner: d.owner, launch: rec.Launch.ID}
 	// It cannot be reaped, and its number used anew, before it is waited for.
 	p.start, err = startTime(p.pid)
-	go func() { _ = cmd.Wait() }() // how it ended is read from its messages
+	reaped := make(chan struct{})
+	d.children.Store(p.pid, reaped)
+	go func() {
+		_ = cmd.Wait() // the state says more than the error
+		d.noteEnd(rec.UID, cmd.ProcessState)
+		close(reaped)
+		d.children.CompareAndDelete(p.pid, reaped)
+	}()
 	if err != nil {
 		return process{}, fmt.Errorf("QEMU (pid %d): %w", p.pid, err)
 	}
 	return p, nil
+}
+
+// noteEnd adds to QEMU's messages what only its parent learns: the signal that
+// ended it.
+func (d *Driver) noteEnd(uid string, state *os.ProcessState) {
+	status, ok := state.Sys().(syscall.WaitStatus)
+	if !ok || !status.Signaled() {
+		return
+	}
+	f, err := os.OpenFile(d.messageLog(uid), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil { // its machine was deleted
+		return
+	}
+	defer f.Close()
+	fmt.Fprintf(f, "process %d ended by signal %d (%v)\n", state.Pid(), status.Signal(), status.Signal())
+}
+
+// awaitEnd waits a moment for the last word on a child that has ended.
+func (d *Driver) awaitEnd(pid int) {
+	reaped, ok := d.children.Load(pid)
+	if !ok {
+		return
+	}
+	select {
+	case <-reaped.(chan struct{}):
+	case <-time.After(lockTimeout):
+	}
 }
 
 func (d *Driver) secretPath(uid, disk string) string {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"reconciler/claim"
-	"reconciler/internal/testbed"
 	"reconciler/spec"
 )
 
@@ -156,5 +155,3 @@ func eventually(t testing.TB, timeout time.Duration, what string, f func() error
 		}
 	}
 }
-
-var _ = testbed.Cmdline
