@@ -43,8 +43,13 @@ func (s *saved) fence(epoch uint64) {
 	s.Fenced = append(slices.Clone(s.Fenced), epoch)
 	slices.Sort(s.Fenced)
 	if n := len(s.Fenced) - maxFenced; n > 0 {
-		s.FencedBelow = s.Fenced[n-1] + 1
-		s.Fenced = s.Fenced[n:]
+		// An access that reads may outlive many epochs that write.
+		below := s.Fenced[n-1] + 1
+		for _, a := range s.Access {
+			below = min(below, a.Epoch)
+		}
+		s.FencedBelow = max(s.FencedBelow, below)
+		s.Fenced = slices.DeleteFunc(s.Fenced, func(e uint64) bool { return e < s.FencedBelow })
 	}
 }
 
