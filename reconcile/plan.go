@@ -85,8 +85,8 @@ const (
 // Change is one field of an action.
 type Change struct {
 	Field  string `json:"field"` // path in the spec as the user wrote it
-	From   string `json:"from,omitempty"`
-	To     string `json:"to,omitempty"`
+	From   string `json:"from"`
+	To     string `json:"to"`
 	Impact Impact `json:"impact"`
 	// Waits says why this change is not carried out now, although others of the action may be.
 	Waits string `json:"waits,omitempty"`
@@ -98,16 +98,16 @@ type Change struct {
 
 // Action is what is to be done with one object. Every object has exactly one.
 type Action struct {
-	ID      string      `json:"id,omitempty"` // set where Cause is revision
+	ID      string      `json:"id"` // empty unless Cause is revision or retry
 	Kind    spec.Kind   `json:"kind"`
 	Name    string      `json:"name"`
 	UID     string      `json:"uid"`
 	Host    string      `json:"host"`
 	Op      Op          `json:"op"`
-	Cause   Cause       `json:"cause,omitempty"`
+	Cause   Cause       `json:"cause"`
 	Impact  Impact      `json:"impact"`
 	State   ActionState `json:"state"`
-	Reason  string      `json:"reason,omitempty"`
+	Reason  string      `json:"reason"`
 	Changes []Change    `json:"changes"`
 
 	// After are the actions that must succeed first.

@@ -89,7 +89,7 @@ func (s *Size) UnmarshalText(b []byte) error {
 // Duration is a time span, written as Go writes it: 30s, 168h.
 type Duration time.Duration
 
-// String writes whole hours, minutes or seconds without zero parts: 168h, 90s.
+// String writes whole hours, minutes or seconds without zero parts: 168h, 5m, 60s.
 func (d Duration) String() string {
 	t := time.Duration(d)
 	switch {
@@ -97,7 +97,7 @@ func (d Duration) String() string {
 		return "0s"
 	case t%time.Hour == 0:
 		return strconv.FormatInt(int64(t/time.Hour), 10) + "h"
-	case t%time.Minute == 0:
+	case t%time.Minute == 0 && t >= 2*time.Minute:
 		return strconv.FormatInt(int64(t/time.Minute), 10) + "m"
 	case t%time.Second == 0:
 		return strconv.FormatInt(int64(t/time.Second), 10) + "s"

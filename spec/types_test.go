@@ -166,7 +166,7 @@ spec.disks[data].disk = x-data (observed)
 spec.nics[front].name = front (observed)
 spec.nics[front].network = user (observed)
 spec.nics[front].mac = 52:54:00:ab:00:01 (observed)
-spec.shutdown.timeout = 1m (policy)
+spec.shutdown.timeout = 60s (policy)
 spec.restartPolicy = Always (policy)
 spec.updatePolicy.restart = Manual (policy)
 spec.restartedAt = 2026-11-22T10:00:00Z (recorded)
@@ -250,7 +250,7 @@ func TestQuantities(t *testing.T) {
 			t.Errorf("ParseSize(%q) = %d, want an error", text, got)
 		}
 	}
-	for text, want := range map[string]string{"90s": "90s", "60s": "1m", "168h": "168h", "1h30m": "90m", "1500ms": "1.5s", "0s": "0s"} {
+	for text, want := range map[string]string{"90s": "90s", "60s": "60s", "5m": "5m", "168h": "168h", "1h30m": "90m", "1500ms": "1.5s", "0s": "0s"} {
 		var d Duration
 		if err := d.UnmarshalText([]byte(text)); err != nil || d.String() != want {
 			t.Errorf("%q is written %q, %v; want %q", text, d, err, want)
