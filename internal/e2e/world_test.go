@@ -63,8 +63,6 @@ type world struct {
 	agent  *exec.Cmd
 	log    *os.File
 	args   []string // further flags of run
-	// cluster is the cluster's id, where the test made it up.
-	cluster string
 }
 
 // newWorld makes a repository with a cluster, one host, a pool, a network and
@@ -140,12 +138,10 @@ func (w *world) sum(image string) string {
 
 // base is what every test's tree declares beside its machines.
 func (w *world) base() string {
-	// Another world's machine of the same identity would, rightly, not be started.
-	_, id, _ := net.SplitHostPort(w.portal)
 	return fmt.Sprintf(`apiVersion: reconciler/v1alpha1
 kind: Cluster
 metadata: {name: test}
-spec: {id: test-%s}
+spec: {id: %s}
 ---
 apiVersion: reconciler/v1alpha1
 kind: Host
@@ -175,7 +171,14 @@ apiVersion: reconciler/v1alpha1
 kind: Image
 metadata: {name: i}
 spec: {source: {file: {path: i}}, sha256: "%s"}
-`, id, w.portal, w.sum("k"), w.sum("i"))
+`, w.clusterID(), w.portal, w.sum("k"), w.sum("i"))
+}
+
+// clusterID is unique on the machine: another world's machine of the same
+// identity would, rightly, not be started.
+func (w *world) clusterID() string {
+	_, port, _ := net.SplitHostPort(w.portal)
+	return "test-" + port
 }
 
 // disk is the document of a disk.
