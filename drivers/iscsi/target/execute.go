@@ -15,8 +15,9 @@ import (
 // Two things keep that from holding up the session when it does block. A command
 // that takes long while the reader runs it is watched: another goroutine takes
 // the reading over and the first one becomes a worker (inlineState). And a
-// session whose commands turn out slow, a volume that is not in the page cache,
-// has its next ones run by workers, in parallel (pace).
+// session whose commands turn out slow has its next ones run by workers (pace):
+// reads as soon as they miss the page cache, in parallel; writes, which file
+// systems do one after the other anyway, once one has really been stuck.
 
 var errTakenOver = errors.New("reading was taken over")
 
@@ -30,7 +31,8 @@ type inlineState struct {
 	pace     pace   // the reader's
 }
 
-// pace decides between running inline and by workers, apart for reads and writes.
+// pace decides between running inline and by workers, apart for reads and writes:
+// how many of the next ones are for workers.
 type pace struct{ reads, writes int }
 
 const (
@@ -98,7 +100,7 @@ func (s *session) execute(t *task, f *framer) error {
 		s.flush()
 		return errTakenOver
 	}
-	if took := time.Since(begin); took > slowCommand && took > time.Duration(moved) {
+	if took := time.Since(begin); !isWrite && took > slowCommand && took > time.Duration(moved) {
 		*slow = slowRun
 	}
 	s.mu.Lock()
@@ -120,6 +122,7 @@ func (s *session) takeOver(seq uint64) {
 	if !in.seq.CompareAndSwap(seq, seq+1) {
 		return
 	}
+	in.pace = pace{slowRun, slowRun} // the former reader does not look at it any more
 	go s.readLoop(f.successor())
 }
 

@@ -245,3 +245,29 @@ func TestManyConnections(t *testing.T) {
 	}
 	b.login().read(0, 1)
 }
+
+// A peer that asks and asks and never reads what it is answered makes the target
+// hold no more than so much.
+func TestPeerThatDoesNotRead(t *testing.T) {
+	b := newBed(t, nil)
+	b.grant(Access{Epoch: 1, Initiators: []string{name(1), name(2)}})
+	good := b.login()
+	bad := b.loginAs(name(2))
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	// Reads by workers, so that one of them is stuck in sending, and then pings.
+	_ = bad.nc.SetDeadline(time.Now().Add(3 * time.Second))
+	for range 64 {
+		bad.start(pdu.Final|pdu.CommandRead, rw10(opRead10, 0, 2048), 2048*512, nil)
+	}
+	h := bad.header(pdu.OpNOPOut|pdu.Immediate, pdu.Final)
+	for bad.send(h, make([]byte, 64<<10)) == nil { // until the deadline: the target takes no more
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > 128<<20 {
+		t.Errorf("%d MiB are held", grown>>20)
+	}
+	good.read(0, 1)
+}

@@ -20,6 +20,9 @@ type outPDU struct {
 	sense  [2 + 252 + 2]byte // where the data segment of a SCSI Response lies
 }
 
+// pduCost is about what a PDU on its way out takes beside its data, in bytes.
+const pduCost = 512
+
 var outPDUs = sync.Pool{New: func() any { return new(outPDU) }}
 
 // newPDU returns an empty PDU with opcode and byte 1 set.
@@ -81,7 +84,7 @@ func (s *session) pushLocked(p *outPDU, kind statusKind) {
 		pdu.PutDigest(p.hsum[:], pdu.Digest(h[:]))
 	}
 	s.out = append(s.out, p)
-	s.outBytes += pdu.HeaderLen + len(p.data)
+	s.outBytes += pduCost + len(p.data)
 }
 
 func (s *session) discardLocked(p *outPDU) {
@@ -114,6 +117,7 @@ func (s *session) flush() {
 			batch[i] = nil
 		}
 		s.outSpare = batch[:0]
+		s.sentCond.Broadcast()
 		if err != nil {
 			for _, p := range s.out {
 				s.discardLocked(p)
@@ -127,6 +131,16 @@ func (s *session) flush() {
 		s.stats.sent.Add(1)
 	}
 	s.sending = false
+	s.mu.Unlock()
+}
+
+// throttle holds the reader up while a peer that does not take what it is sent
+// goes on to ask: NOPs and rejects have no window of their own.
+func (s *session) throttle() {
+	s.mu.Lock()
+	for s.sending && s.outBytes > maxOutBytes && !s.closed {
+		s.sentCond.Wait()
+	}
 	s.mu.Unlock()
 }
 

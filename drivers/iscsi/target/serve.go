@@ -122,6 +122,7 @@ func (srv *Server) restoreAll(ctx context.Context) {
 func (srv *Server) shutdown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
 	defer cancel()
+	srv.halfOpen.close()
 	for _, s := range srv.allSessions() {
 		s.close()
 	}
@@ -130,6 +131,12 @@ func (srv *Server) shutdown() error {
 		if err := t.remove(ctx); err != nil {
 			errs = append(errs, err)
 		}
+	}
+	through := make(chan struct{})
+	go func() { srv.conns.Wait(); close(through) }()
+	select {
+	case <-through:
+	case <-ctx.Done():
 	}
 	return errors.Join(errs...)
 }

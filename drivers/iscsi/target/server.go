@@ -157,7 +157,7 @@ func (srv *Server) newSession(l *login) *session {
 		tasks: make([]*task, slots), freeSlots: make([]uint16, slots),
 		credit: outCredit, inFree: inCredit,
 	}
-	s.inCond.L = &s.mu
+	s.inCond.L, s.sentCond.L = &s.mu, &s.mu
 	for i := range s.freeSlots {
 		s.freeSlots[i] = uint16(slots - 1 - i)
 	}
@@ -263,6 +263,16 @@ func (h *halfOpen) add(nc *net.TCPConn) bool {
 	}
 	h.order = append(h.order, nc)
 	return true
+}
+
+// close closes all of them, and those that come.
+func (h *halfOpen) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.limit = 0
+	for _, nc := range h.order {
+		_ = nc.Close()
+	}
 }
 
 func (h *halfOpen) remove(nc *net.TCPConn) {

@@ -23,6 +23,8 @@ const (
 	inCredit  = 2 * scsi.MaxTransfer
 	// flushBytes is how much the reader lets gather before it sends.
 	flushBytes = 256 << 10
+	// maxOutBytes is how much may wait behind a write to the connection.
+	maxOutBytes = 4 << 20
 )
 
 // session is one session of one connection (MaxConnections=1) and its I_T nexus.
@@ -76,6 +78,7 @@ type session struct {
 	outSpare []*outPDU
 	outBytes int
 	sending  bool
+	sentCond sync.Cond   // a write has ended, or closed
 	vec      net.Buffers // the sender's
 }
 
@@ -110,6 +113,7 @@ func (s *session) close() {
 	}
 	s.held = nil
 	s.inCond.Broadcast()
+	s.sentCond.Broadcast()
 	s.drainedLocked()
 	s.mu.Unlock()
 	s.cancel()
@@ -207,6 +211,7 @@ func (s *session) read(f *framer) error {
 		if !f.ready() {
 			s.flush()
 		}
+		s.throttle()
 		if err := f.next(); err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -26,9 +27,7 @@ import (
 
 const (
 	initiator = "iqn.2008-11.org.linux-kvm"
-	ourPort   = 13260
-	tgtPort   = 13261
-	tgtCtl    = 77
+	tgtCtl    = 77 // tgtd's control port, its second instance on a machine being another's
 )
 
 type load struct {
@@ -229,6 +228,16 @@ func portalOf(url string) string { return strings.Split(url, "/")[0] }
 func targetOf(url string) string { return strings.Split(url, "/")[1] }
 func lunOf(url string) string    { return strings.Split(url, "/")[2] }
 
+// freePortal finds a port that nobody listens on.
+func freePortal() (string, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer ln.Close()
+	return ln.Addr().String(), nil
+}
+
 func startOurs(dir, file string) (string, func(), error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -260,7 +269,11 @@ func startOurs(dir, file string) (string, func(), error) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	const iqn = "iqn.2026-11.local.bench:ours"
-	portal := fmt.Sprintf("127.0.0.1:%d", ourPort)
+	portal, err := freePortal()
+	if err != nil {
+		stop()
+		return "", nil, err
+	}
 	err = c.Put(ctx, target.Export{IQN: iqn, Path: file, Serial: "00112233445566778899", Portals: []string{portal}})
 	if err == nil {
 		a := target.Access{Epoch: 1}
@@ -278,7 +291,10 @@ func startOurs(dir, file string) (string, func(), error) {
 
 func startTgtd(dir, file string) (string, func(), error) {
 	const iqn = "iqn.2026-11.local.bench:tgtd"
-	portal := fmt.Sprintf("127.0.0.1:%d", tgtPort)
+	portal, err := freePortal()
+	if err != nil {
+		return "", nil, err
+	}
 	cmd := exec.Command("tgtd", "-f", "-C", strconv.Itoa(tgtCtl), "--iscsi", "portal="+portal)
 	if err := cmd.Start(); err != nil {
 		return "", nil, err
@@ -294,7 +310,6 @@ func startTgtd(dir, file string) (string, func(), error) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}
-	var err error
 	for range 500 {
 		if err = adm("--op", "new", "--mode", "target", "--tid", "1", "-T", iqn); err == nil {
 			break
