@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -66,6 +67,7 @@ type Agent struct {
 	base      reconcile.Base
 	revisions map[reconcile.Key]string
 	set       *spec.Set // of mem.Good; nil before the first good revision
+	contact   bool      // the last fetch succeeded and its revision is in force
 	failures  map[reconcile.Key]*failure
 	running   map[reconcile.Key]*task
 	plan      *reconcile.Plan // of the last pass
@@ -194,6 +196,9 @@ func (a *Agent) settleRevision(rev Revision, set *spec.Set, err error, seen bool
 		a.mem.Refused = err.Error()
 	} else {
 		a.set, a.mem.Good = set, rev.Hash
+		// An acceptance is for once: to go back to the revision later on is
+		// another rewrite.
+		a.mem.Accepted = slices.DeleteFunc(a.mem.Accepted, func(h string) bool { return h == rev.Hash })
 		a.mem.Cluster = set.ClusterID()
 		a.mem.IQNBase = set.Cluster().Spec.(*spec.Cluster).IQNBase
 	}
@@ -272,10 +277,5 @@ func (a *Agent) hasDisks() bool {
 func (a *Agent) accepted(hash string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, h := range a.mem.Accepted {
-		if h == hash {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(a.mem.Accepted, hash)
 }

@@ -28,6 +28,8 @@ type Source interface {
 	Keep(ctx context.Context, hash string) error
 	// Publish writes files to this host's ref, if they differ from what is there.
 	Publish(ctx context.Context, ref, message string, files map[string][]byte) error
+	// Published reads back a file of what a host published.
+	Published(ctx context.Context, ref, name string) ([]byte, error)
 	// Watch lists local paths whose change means a push; none for a remote repository.
 	Watch() []string
 }

@@ -30,6 +30,9 @@ func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) 
 		}
 	}
 	a.mu.Lock()
+	if fetch {
+		a.contact = revErr == nil
+	}
 	set := a.set
 	a.mu.Unlock()
 	if set == nil {
@@ -46,7 +49,7 @@ func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) 
 		if err != nil {
 			return plan, errors.Join(revErr, err)
 		}
-		plan = a.decide(want, have, fetch && revErr == nil)
+		plan = a.decide(want, have)
 		if err := a.absorb(plan, have); err != nil {
 			return plan, errors.Join(revErr, err)
 		}
@@ -112,7 +115,7 @@ func (a *Agent) observe(ctx context.Context, want *reconcile.Desired) (reconcile
 const observeTimeout = time.Minute
 
 // decide makes the plan and lets policy and back-off hold what may not run now.
-func (a *Agent) decide(want *reconcile.Desired, have reconcile.State, contact bool) *reconcile.Plan {
+func (a *Agent) decide(want *reconcile.Desired, have reconcile.State) *reconcile.Plan {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.cfg.Now()
@@ -123,21 +126,7 @@ func (a *Agent) decide(want *reconcile.Desired, have reconcile.State, contact bo
 	}
 	plan := reconcile.Diff(want, a.base, have, now)
 	plan.Base = a.mem.LastApplied
-	in := policy.Input{
-		Have: have, Limits: a.cfg.Limits, Ledger: a.mem.Ledger,
-		Suspensions: a.mem.Suspensions, Allowances: a.mem.Allowances, Now: now,
-	}
-	if !contact && now.Sub(a.mem.LastContact) > 2*a.cfg.Interval+time.Minute {
-		in.NoPurge = "nothing is destroyed without contact to the repository"
-	} else if a.mem.Refused != "" {
-		in.NoPurge = "nothing is destroyed while a revision is refused"
-	}
-	for _, s := range a.mem.Suspensions {
-		if s.Active(now) {
-			in.NoPurge = "nothing is destroyed while anything is suspended"
-		}
-	}
-	policy.Apply(&plan, in)
+	policy.Apply(&plan, a.restraints(have, now))
 	failing := map[reconcile.Key]*failure{}
 	for i := range plan.Actions {
 		act := &plan.Actions[i]
@@ -160,6 +149,26 @@ func (a *Agent) decide(want *reconcile.Desired, have reconcile.State, contact bo
 	a.failures = failing // what is not going to be tried does not fail any more
 	plan.Settle()
 	return &plan
+}
+
+// restraints are what policy is to go by. a.mu is held.
+func (a *Agent) restraints(have reconcile.State, now time.Time) policy.Input {
+	in := policy.Input{
+		Have: have, Limits: a.cfg.Limits, Ledger: a.mem.Ledger,
+		Suspensions: a.mem.Suspensions, Allowances: a.mem.Allowances, Now: now,
+	}
+	switch {
+	case a.mem.Refused != "":
+		in.NoPurge = "nothing is destroyed while a revision is refused"
+	case !a.contact || now.Sub(a.mem.LastContact) > 2*a.cfg.Interval+time.Minute:
+		in.NoPurge = "nothing is destroyed without contact to the repository"
+	}
+	for _, s := range a.mem.Suspensions {
+		if s.Active(now) {
+			in.NoPurge = "nothing is destroyed while anything is suspended"
+		}
+	}
+	return in
 }
 
 const inProgress = "in progress"

@@ -65,7 +65,7 @@ func reportDigest(h status.Host, objects []status.Object, r status.Recorded) ([s
 		return [sha256.Size]byte{}, err
 	}
 	sum := sha256.New()
-	for _, name := range []string{"state.json", "status.yaml"} {
+	for _, name := range []string{status.StateFile, status.StatusFile} {
 		sum.Write(files[name])
 	}
 	return [sha256.Size]byte(sum.Sum(nil)), nil

@@ -340,16 +340,19 @@ func (a *Agent) Plan(ctx context.Context, r api.PlanRequest) (*reconcile.Plan, e
 		plan = reconcile.Diff(want, base, reconcile.StateFromBase(base), now)
 	case "live", "status":
 		have, observed, err := a.planState(ctx, want, r.Against)
-		if err != nil {
+		if err != nil && r.Against == "live" {
 			return nil, err
+		}
+		if err != nil {
+			// Nothing is known, so nothing is claimed: every object is blocked.
+			a.log.Warn("plan against status", "error", err)
+			have = reconcile.NewState()
 		}
 		plan = reconcile.Diff(want, base, have, now)
 		plan.Hosts[0].ObservedAt = observed
+		plan.Incomplete = err != nil || now.Sub(observed) > maxReportAge
 		a.mu.Lock()
-		policy.Apply(&plan, policy.Input{
-			Have: have, Limits: a.cfg.Limits, Ledger: a.mem.Ledger,
-			Suspensions: a.mem.Suspensions, Allowances: a.mem.Allowances, Now: now,
-		})
+		policy.Apply(&plan, a.restraints(have, now))
 		a.mu.Unlock()
 	default:
 		return nil, api.Errorf(api.Invalid, "--against is live, base or status, not %q", r.Against)
@@ -357,6 +360,9 @@ func (a *Agent) Plan(ctx context.Context, r api.PlanRequest) (*reconcile.Plan, e
 	plan.Base = baseRev
 	return &plan, nil
 }
+
+// maxReportAge is how old a host's report may be for a plan to be complete.
+const maxReportAge = 15 * time.Minute
 
 // target is the revision that a plan is made for: the newest unless one is named.
 func (a *Agent) target(ctx context.Context, name string) (Revision, *spec.Set, error) {
@@ -405,11 +411,16 @@ func (a *Agent) planState(ctx context.Context, want *reconcile.Desired, against 
 		have, err := a.observe(ctx, want)
 		return have, a.cfg.Now(), err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.plan == nil {
-		return reconcile.State{}, time.Time{}, fmt.Errorf("nothing was reported yet")
+	data, err := a.cfg.Source.Published(ctx, a.cfg.StatusRef+a.cfg.Host, status.StateFile)
+	if err != nil {
+		return reconcile.State{}, time.Time{}, fmt.Errorf("the host's last report: %w", err)
 	}
-	r := status.Record(a.cfg.Host, a.mem.Cluster, a.mem.Good, a.have, a.host.ObservedAt)
+	r, err := status.ReadState(data)
+	if err != nil {
+		return reconcile.State{}, time.Time{}, fmt.Errorf("the host's last report: %w", err)
+	}
+	if r.Host != a.cfg.Host || r.Cluster != want.Cluster {
+		return reconcile.State{}, time.Time{}, fmt.Errorf("the report is of host %s of cluster %s", r.Host, r.Cluster)
+	}
 	return r.State(), r.ObservedAt, nil
 }

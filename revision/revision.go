@@ -65,6 +65,11 @@ func (s *Source) Publish(ctx context.Context, ref, message string, files map[str
 	return err
 }
 
+// Published reads back a file of what a host published.
+func (s *Source) Published(ctx context.Context, ref, name string) ([]byte, error) {
+	return s.repo.ReadRef(ctx, ref, name)
+}
+
 // Watch lists the local paths whose change means a push.
 func (s *Source) Watch() []string { return s.repo.WatchPaths() }
 

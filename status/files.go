@@ -49,7 +49,7 @@ type RecordedObject struct {
 // Record writes down a state.
 func Record(host, cluster, revision string, have reconcile.State, at time.Time) Recorded {
 	r := Recorded{
-		APIVersion: spec.APIVersion, Kind: "HostState", Host: host, Cluster: cluster, Revision: revision,
+		APIVersion: spec.APIVersion, Kind: recordedKind, Host: host, Cluster: cluster, Revision: revision,
 		ObservedAt: at, Objects: []RecordedObject{},
 	}
 	for _, k := range spec.Kinds {
@@ -116,5 +116,25 @@ func Files(h Host, objects []Object, r Recorded) (map[string][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write state.json: %w", err)
 	}
-	return map[string][]byte{"status.yaml": people, "state.json": append(state, '\n')}, nil
+	return map[string][]byte{StatusFile: people, StateFile: append(state, '\n')}, nil
 }
+
+// The files of the status ref.
+const (
+	StatusFile = "status.yaml"
+	StateFile  = "state.json"
+)
+
+// ReadState reads state.json.
+func ReadState(data []byte) (Recorded, error) {
+	var r Recorded
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, fmt.Errorf("%s: %w", StateFile, err)
+	}
+	if r.APIVersion != spec.APIVersion || r.Kind != recordedKind {
+		return r, fmt.Errorf("%s: %s %s is not what this build reads", StateFile, r.APIVersion, r.Kind)
+	}
+	return r, nil
+}
+
+const recordedKind = "HostState"
