@@ -126,7 +126,7 @@ func (a *Agent) decide(want *reconcile.Desired, have reconcile.State) *reconcile
 	}
 	plan := reconcile.Diff(want, a.base, have, now)
 	plan.Base = a.mem.LastApplied
-	policy.Apply(&plan, a.restraints(have, now))
+	policy.Apply(&plan, a.restraints(have, a.contact && now.Sub(a.mem.LastContact) < 2*a.cfg.Interval+time.Minute))
 	failing := map[reconcile.Key]*failure{}
 	for i := range plan.Actions {
 		act := &plan.Actions[i]
@@ -151,8 +151,10 @@ func (a *Agent) decide(want *reconcile.Desired, have reconcile.State) *reconcile
 	return &plan
 }
 
-// restraints are what policy is to go by. a.mu is held.
-func (a *Agent) restraints(have reconcile.State, now time.Time) policy.Input {
+// restraints are what policy is to go by; contact says that the repository was
+// reached just now. a.mu is held.
+func (a *Agent) restraints(have reconcile.State, contact bool) policy.Input {
+	now := a.cfg.Now()
 	in := policy.Input{
 		Have: have, Limits: a.cfg.Limits, Ledger: a.mem.Ledger,
 		Suspensions: a.mem.Suspensions, Allowances: a.mem.Allowances, Now: now,
@@ -160,7 +162,7 @@ func (a *Agent) restraints(have reconcile.State, now time.Time) policy.Input {
 	switch {
 	case a.mem.Refused != "":
 		in.NoPurge = "nothing is destroyed while a revision is refused"
-	case !a.contact || now.Sub(a.mem.LastContact) > 2*a.cfg.Interval+time.Minute:
+	case !contact:
 		in.NoPurge = "nothing is destroyed without contact to the repository"
 	}
 	for _, s := range a.mem.Suspensions {
