@@ -352,7 +352,7 @@ func (a *Agent) Plan(ctx context.Context, r api.PlanRequest) (*reconcile.Plan, e
 		plan.Hosts[0].ObservedAt = observed
 		plan.Incomplete = err != nil || now.Sub(observed) > maxReportAge
 		a.mu.Lock()
-		policy.Apply(&plan, a.restraints(have, now))
+		policy.Apply(&plan, a.restraints(have, a.contact || r.Rev == ""))
 		a.mu.Unlock()
 	default:
 		return nil, api.Errorf(api.Invalid, "--against is live, base or status, not %q", r.Against)
