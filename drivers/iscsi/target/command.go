@@ -3,6 +3,7 @@ package target
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"reconciler/drivers/iscsi/scsi"
 	"reconciler/drivers/iscsi/target/pdu"
@@ -22,6 +23,7 @@ type task struct {
 	s         *session
 	slot      uint16
 	immediate bool
+	attr      byte // task attribute
 	read      bool
 	write     bool
 	state     taskState
@@ -79,6 +81,9 @@ func (s *session) endLocked(t *task) {
 	}
 	if t.state == running {
 		s.running--
+		if t.attr == pdu.AttrOrdered {
+			s.exclusive = false
+		}
 		s.drainedLocked()
 	}
 	s.srv.pool.put(t.outBuf)
@@ -92,6 +97,9 @@ func (s *session) endLocked(t *task) {
 		b.release()
 	}
 	s.srv.freeTask(t)
+	if len(s.parked) > 0 {
+		s.nextLocked()
+	}
 }
 
 // abortLocked makes sure that the task, if it does not run yet, never will, and
@@ -106,18 +114,17 @@ func (s *session) abortLocked(t *task) {
 	}
 	switch t.state {
 	case collecting:
-		for i, w := range s.waiting {
-			if w == t {
-				s.waiting = append(s.waiting[:i], s.waiting[i+1:]...)
-				break
-			}
+		if i := slices.Index(s.waiting, t); i >= 0 {
+			s.waiting = slices.Delete(s.waiting, i, i+1)
 		}
 		s.endLocked(t)
 	case queued:
-		for i, q := range s.queue {
-			if q == t {
-				s.queue = append(s.queue[:i], s.queue[i+1:]...)
-				break
+		for _, list := range []*[]*task{&s.queue, &s.parked} {
+			if i := slices.Index(*list, t); i >= 0 {
+				*list = slices.Delete(*list, i, i+1)
+				if list == &s.queue && t.attr == pdu.AttrOrdered {
+					s.exclusive = false
+				}
 			}
 		}
 		s.endLocked(t)
@@ -156,6 +163,7 @@ func (s *session) command(h *pdu.Header, ahs, data []byte, own *buffer, f *frame
 	t.itt, t.edtl = h.ITT(), edtl
 	t.write = write
 	t.read = flags&pdu.CommandRead != 0
+	t.attr = flags & pdu.CommandAttr
 	n := copy(t.cdb[:], h[pdu.OffCDB:])
 	if len(ahs) > 0 {
 		rest, ok := pdu.ExtendedCDB(ahs)

@@ -203,6 +203,49 @@ func TestWindow(t *testing.T) {
 	}
 }
 
+// An ORDERED task waits for all before it, and all after it wait for it.
+func TestOrderedTask(t *testing.T) {
+	b := newBed(t, nil)
+	i := b.login()
+	release := b.gate.holdOpcode(opWrite10)
+	defer release()
+	start := func(attr byte, data []byte) uint32 {
+		h := i.header(pdu.OpSCSICommand, pdu.Final|pdu.CommandWrite|attr)
+		h.PutU32(pdu.OffEDTL, 512)
+		copy(h[pdu.OffCDB:], rw10(opWrite10, 0, 1))
+		if err := i.send(h, data); err != nil {
+			t.Fatal(err)
+		}
+		return h.ITT()
+	}
+	order := []uint32{
+		start(pdu.AttrSimple, pattern(512, 1)),
+		start(pdu.AttrOrdered, pattern(512, 2)),
+		start(pdu.AttrSimple, pattern(512, 3)),
+		start(pdu.AttrOrdered, pattern(512, 4)),
+	}
+	<-b.gate.in
+	if err := i.nop(); err != nil {
+		t.Fatal(err)
+	}
+	aborted := start(pdu.AttrSimple, pattern(512, 5))
+	if got := i.task(pdu.TaskAbort, aborted); got != pdu.TaskComplete {
+		t.Errorf("abort of a task that waits its turn: %d", got)
+	}
+	select {
+	case <-b.gate.in:
+		t.Fatal("a second task is at the volume")
+	default:
+	}
+	release()
+	for _, itt := range order {
+		i.must(i.finish(itt, nil))
+	}
+	if !bytes.Equal(i.read(0, 1), pattern(512, 4)) {
+		t.Error("the last task did not win")
+	}
+}
+
 func TestReadOnlyGrant(t *testing.T) {
 	b := newBed(t, nil)
 	b.grant(Access{Epoch: 1, Initiators: []string{name(1)}}, Access{Epoch: 2, Initiators: []string{name(2)}, ReadOnly: true})

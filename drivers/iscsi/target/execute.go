@@ -73,6 +73,10 @@ func (s *session) execute(t *task, f *framer) error {
 		s.mu.Unlock()
 		return nil
 	}
+	if s.orderLocked(t) {
+		s.mu.Unlock()
+		return nil
+	}
 	var room int
 	if ok {
 		room, ok = s.roomLocked(t)
@@ -145,15 +149,20 @@ func (s *session) runLocked(t *task) {
 	s.running++
 }
 
+// keepLocked copies the data-out that lies in the receive buffer, which the
+// reader goes on to use.
+func (s *session) keepLocked(t *task) {
+	if t.outBuf == nil && len(t.cmd.Out) > 0 {
+		t.outBuf = s.srv.pool.get(len(t.cmd.Out))
+		t.cmd.Out = t.outBuf.b[:copy(t.outBuf.b, t.cmd.Out)]
+	}
+}
+
 // enqueueLocked gives the task to the session's workers.
 func (s *session) enqueueLocked(t *task) {
 	t.state = queued
 	s.queue = append(s.queue, t)
-	if own := t.outBuf; own == nil && len(t.cmd.Out) > 0 {
-		// The data lies in the receive buffer, which the reader goes on to use.
-		t.outBuf = s.srv.pool.get(len(t.cmd.Out))
-		t.cmd.Out = t.outBuf.b[:copy(t.outBuf.b, t.cmd.Out)]
-	}
+	s.keepLocked(t)
 	if s.workers < s.srv.limits.Workers {
 		s.workers++
 		go s.work()
@@ -172,7 +181,10 @@ func (s *session) work() {
 			s.inCond.Wait()
 			room, fits = s.roomLocked(t)
 		}
-		if !fits {
+		if !fits || s.closed {
+			if fits {
+				s.inFree += room
+			}
 			s.endLocked(t)
 			continue
 		}

@@ -65,6 +65,8 @@ type session struct {
 	freeSlots []uint16 // of tasks
 	running   int      // tasks that may touch the volume
 	queue     []*task  // for workers
+	parked    []*task  // behind an ORDERED task, it being the first or at work
+	exclusive bool     // an ORDERED task has begun
 	workers   int
 	held      map[uint32]*heldPDU // by CmdSN, out of order
 	credit    int                 // of outCredit, free
