@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -201,13 +200,14 @@ func TestCrashInLiveChanges(t *testing.T) {
 	}
 	r := newRig(t, func(c *Config) { c.AllowedBridges = []string{"br-a"} })
 	addBridge(t, "br-a")
+	// A read while tgtd grows a disk would fail: only the other one is used.
+	root := spec.Serial(r.uid(spec.KindDisk, "root"))
 	tree := func(size string, more ...string) []string {
-		return []string{diskYAML("root", "64Mi"), diskYAML("data", size), bridgeYAML("a", "br-a"), vmYAML("web", writer, more...)}
+		return []string{diskYAML("root", "64Mi"), diskYAML("data", size), bridgeYAML("a", "br-a"), vmYAML("web", "rt.mode=writer rt.disk=serial:"+root, more...)}
 	}
 	size := 16
 	small := tree("16Mi", "disks: [{disk: root}]")
 	r.up("web", small...)
-	root := spec.Serial(r.uid(spec.KindDisk, "root"))
 	data := r.uid(spec.KindDisk, "data")
 	pid := r.vm("web").VM.PID
 	for _, c := range []struct {
@@ -229,7 +229,10 @@ func TestCrashInLiveChanges(t *testing.T) {
 			}
 			r.declare(large...)
 			r.whole("web")
-			if strings.Contains(c.there[i], "plugged") && c.there[i] == "plugged" {
+			if len(c.more) == 1 {
+				r.serial.Wait(t, `^DISK add vdb`, 60*time.Second)
+			}
+			if c.there[i] == "plugged" {
 				size += 16
 				large = tree(fmt.Sprintf("%dMi", size), c.more...)
 				small = tree(fmt.Sprintf("%dMi", size), "disks: [{disk: root}]")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"reconciler/reconcile"
 	"reconciler/spec"
@@ -70,7 +71,7 @@ func (l *live) closeNode(ctx context.Context, node string) error {
 		if err := l.answers(ctx); err != nil {
 			return err
 		}
-		if err := l.conn.Raw(ctx).BlockdevDel(node); err != nil {
+		if err := l.blockdevDel(ctx, node); err != nil {
 			return err
 		}
 		delete(l.now.nodes, node)
@@ -78,7 +79,29 @@ func (l *live) closeNode(ctx context.Context, node string) error {
 	return dropped(l.conn.Raw(ctx).ObjectDel("chap-" + node[1:]))
 }
 
-// haveDisk attaches the wanted disk of an entry, or grows it.
+// releaseTime is how long QEMU may take to let go of a node after it told that
+// the device is deleted: the device is freed later than it is unplugged.
+const releaseTime = 5 * time.Second
+
+func (l *live) blockdevDel(ctx context.Context, node string) error {
+	ctx, cancel := context.WithTimeout(ctx, releaseTime)
+	defer cancel()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
+		err := l.conn.Raw(ctx).BlockdevDel(node)
+		if !refused(err) {
+			return err
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// haveDisk attaches the wanted disk of an entry, or grows it unless that waits.
 func (l *live) haveDisk(ctx context.Context, entry string) error {
 	uid, name := l.wantedDisk(entry)
 	if uid == "" {
@@ -93,6 +116,9 @@ func (l *live) haveDisk(ctx context.Context, entry string) error {
 		if err := l.recordDisk(entry, diskEntry{UID: uid, Name: name}, nil); err != nil {
 			return err
 		}
+	}
+	if l.waits["spec.disks["+entry+"].size"] {
+		return nil
 	}
 	return l.grow(ctx, entry, uid)
 }

@@ -23,6 +23,8 @@ type live struct {
 	want *reconcile.Object
 	vm   *spec.VirtualMachine
 	in   reconcile.Inputs
+	// waits are the paths of changes that are not carried out now, or failed.
+	waits map[string]bool
 }
 
 // update carries out the changes of the action that do not wait, in the
@@ -53,7 +55,7 @@ func (d *Driver) update(ctx context.Context, m *machine, a *reconcile.Action, in
 		if err != nil {
 			return err
 		}
-		l.want, l.vm, l.in = a.Want, vm, in
+		l.want, l.vm, l.in, l.waits = a.Want, vm, in, waits
 		errs = l.converge(ctx, sorted(disks), sorted(nics), waits)
 	}
 	err = d.record(m, func(r *record) {
