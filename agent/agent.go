@@ -235,11 +235,11 @@ func (a *Agent) examine(ctx context.Context, hash, good string) (*spec.Set, erro
 		}
 	}
 	set, err := a.cfg.Source.Load(ctx, hash)
+	if errors.Is(err, spec.ErrEmpty) {
+		return nil, &refusal{"EmptyTree", spec.ErrEmpty.Error()}
+	}
 	if err != nil {
 		return nil, &refusal{"Invalid", "the specs do not load: " + err.Error()}
-	}
-	if len(set.All()) == 0 {
-		return nil, &refusal{"EmptyTree", "the tree declares nothing"}
 	}
 	if err := a.belongs(set); err != nil {
 		return nil, err

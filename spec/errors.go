@@ -19,6 +19,8 @@ type Error struct {
 	// but where lostName is set, it is one object of this name.
 	lost     bool
 	lostName string
+	// empty: there is not one object in the tree.
+	empty bool
 	// dangling is what the error is about until it has a hint.
 	dangling reference
 }
@@ -49,6 +51,14 @@ func place(file string, line, col int) string {
 
 // Errors is everything wrong with a file or a tree, sorted by place.
 type Errors []Error
+
+// ErrEmpty is what errors.Is finds in the Errors of a tree without any object.
+var ErrEmpty = errors.New("the tree declares nothing")
+
+// Is finds ErrEmpty.
+func (e Errors) Is(target error) bool {
+	return target == ErrEmpty && slices.ContainsFunc(e, func(e Error) bool { return e.empty })
+}
 
 // Error writes one error a line.
 func (e Errors) Error() string {

@@ -59,7 +59,7 @@ func Link(objects []*Object, parse error) (*Set, error) {
 		// The links are checked all the same, under no identity.
 		s.cluster = &entry{src: &Object{Kind: KindCluster, Spec: &Cluster{}}, def: definitionOf(KindCluster)}
 		if !gone.any {
-			errs = append(errs, Error{File: ".", Msg: "the tree has no Cluster", Hint: "add a document of kind Cluster"})
+			errs = append(errs, Error{File: ".", Msg: "the tree has no Cluster", Hint: "add a document of kind Cluster", empty: len(s.entries) == 0})
 		}
 	}
 	parallel(len(s.entries), func(from, to int) {
