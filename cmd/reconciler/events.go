@@ -73,10 +73,9 @@ func (a *app) followEvents(ctx context.Context, client api.Agent) error {
 }
 
 func printEvent(w io.Writer, indent string, e api.Event) {
-	var by string
+	text := strings.TrimSpace(e.Object + "  " + e.Message)
 	if e.By != "" {
-		by = " (by " + e.By + ")"
+		text = strings.TrimSpace(text + " (by " + e.By + ")")
 	}
-	line := fmt.Sprintf("%s%s  %-7s  %-12s  %s  %s%s", indent, when(e.Time), e.Type, e.Reason, e.Object, strings.TrimSpace(e.Message), by)
-	fmt.Fprintln(w, strings.TrimRight(clean(line), " "))
+	fmt.Fprintln(w, clean(fmt.Sprintf("%s%s  %-7s  %-12s  %s", indent, when(e.Time), e.Type, e.Reason, text)))
 }

@@ -68,7 +68,7 @@ func newTable(w io.Writer, indent string, header ...string) *table {
 func (t *table) row(cells ...string) {
 	fmt.Fprint(t.tw, t.indent)
 	for i, c := range cells {
-		c = strings.Join(strings.Fields(clean(c)), " ")
+		c = clean(strings.Join(strings.Fields(c), " "))
 		if c == "" {
 			c = "-"
 		}
