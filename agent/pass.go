@@ -40,6 +40,13 @@ func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) 
 		return nil, errors.Join(revErr, errNoRevision)
 	}
 	var plan *reconcile.Plan
+	// Once, at the end: what is about to change is not worth a push, which
+	// would hold the change up.
+	defer func() {
+		if plan != nil {
+			a.publish(ctx)
+		}
+	}()
 	for round := 1; ; round++ {
 		want := a.desired(set)
 		if err := a.cfg.Storage.Ensure(ctx); err != nil {
@@ -53,7 +60,7 @@ func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) 
 		if err := a.absorb(plan, have); err != nil {
 			return plan, errors.Join(revErr, err)
 		}
-		a.report(ctx, plan, have, revErr)
+		a.report(plan, have, revErr)
 		if plan.Empty() || round == maxRounds || ctx.Err() != nil {
 			break
 		}
@@ -237,9 +244,10 @@ func sameFields(a, b []reconcile.Field) bool {
 	return true
 }
 
-// report makes the objects' status, and publishes it where it changed.
-func (a *Agent) report(ctx context.Context, plan *reconcile.Plan, have reconcile.State, revErr error) {
+// report makes the objects' status.
+func (a *Agent) report(plan *reconcile.Plan, have reconcile.State, revErr error) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	now := a.cfg.Now()
 	in := status.Input{
 		Plan: plan, Have: have, Previous: a.objects, Revisions: a.revisions, Now: now,
@@ -261,8 +269,6 @@ func (a *Agent) report(ctx context.Context, plan *reconcile.Plan, have reconcile
 	a.plan, a.have = plan, have
 	a.objects = status.Objects(in)
 	a.host = a.hostStatus(plan, revErr, now)
-	a.mu.Unlock()
-	a.publish(ctx)
 }
 
 // reportRefusal is the report of a host that has no revision in force.

@@ -31,10 +31,9 @@ func (a *Agent) publish(ctx context.Context) {
 	last := a.published
 	a.mu.Unlock()
 
-	timeless, stamped := host, recorded
-	timeless.ObservedAt, stamped.ObservedAt = time.Time{}, time.Time{}
-	digest, err := reportDigest(timeless, objects, stamped)
-	if err == nil && digest == last.digest && now.Sub(last.at) < a.cfg.Heartbeat {
+	digest, err := status.Digest(host, objects, recorded)
+	nothing := host.Host == "" || err == nil && digest == last.digest && now.Sub(last.at) < a.cfg.Heartbeat
+	if nothing || ctx.Err() != nil {
 		return
 	}
 	files, ferr := status.Files(host, objects, recorded)
@@ -57,16 +56,4 @@ func (a *Agent) publish(ctx context.Context) {
 		return
 	}
 	a.published = published{digest: digest, at: now}
-}
-
-func reportDigest(h status.Host, objects []status.Object, r status.Recorded) ([sha256.Size]byte, error) {
-	files, err := status.Files(h, objects, r)
-	if err != nil {
-		return [sha256.Size]byte{}, err
-	}
-	sum := sha256.New()
-	for _, name := range []string{status.StateFile, status.StatusFile} {
-		sum.Write(files[name])
-	}
-	return [sha256.Size]byte(sum.Sum(nil)), nil
 }

@@ -1,8 +1,11 @@
 package status
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"gopkg.in/yaml.v3"
@@ -117,6 +120,26 @@ func Files(h Host, objects []Object, r Recorded) (map[string][]byte, error) {
 		return nil, fmt.Errorf("write state.json: %w", err)
 	}
 	return map[string][]byte{StatusFile: people, StateFile: append(state, '\n')}, nil
+}
+
+// Digest tells whether a report says anything new. When it was made, and how
+// much space is in use at the moment, is nothing new.
+func Digest(h Host, objects []Object, r Recorded) ([sha256.Size]byte, error) {
+	h.ObservedAt, r.ObservedAt = time.Time{}, time.Time{}
+	steady := make([]Object, len(objects))
+	for i, o := range objects {
+		o.Status = maps.Clone(o.Status)
+		delete(o.Status, allocated)
+		delete(o.Status, free)
+		steady[i] = o
+	}
+	r.Objects = slices.Clone(r.Objects)
+	for i := range r.Objects {
+		r.Objects[i].Free = 0
+	}
+	sum := sha256.New()
+	err := json.NewEncoder(sum).Encode([]any{h, steady, r})
+	return [sha256.Size]byte(sum.Sum(nil)), err
 }
 
 // The files of the status ref.

@@ -193,6 +193,12 @@ func conditions(a *reconcile.Action, o Object, failed string, running bool) []Co
 	return []Condition{ready, reconciling, stalled}
 }
 
+// Details that change without anybody's doing.
+const (
+	allocated = "allocated"
+	free      = "free"
+)
+
 // details are the facts of a kind, for get and describe.
 func details(a *reconcile.Action, h *reconcile.Live) map[string]any {
 	d := map[string]any{"op": a.Op}
@@ -222,7 +228,7 @@ func details(a *reconcile.Action, h *reconcile.Live) map[string]any {
 	case h.Disk != nil:
 		d["size"] = h.Get("spec.size")
 		d["pool"] = h.Get("spec.pool")
-		d["allocated"] = h.Disk.Allocated
+		d[allocated] = h.Disk.Allocated
 		if h.Disk.Quarantined {
 			d["until"] = "no deadline"
 			if !h.Disk.Until.IsZero() {
@@ -239,7 +245,7 @@ func details(a *reconcile.Action, h *reconcile.Live) map[string]any {
 	case h.Pool != nil:
 		d["provisioned"] = spec.Size(h.Pool.Provisioned).String()
 		d["quarantined"] = spec.Size(h.Pool.Quarantined).String()
-		d["allocated"], d["free"] = h.Pool.Allocated, h.Pool.Free
+		d[allocated], d[free] = h.Pool.Allocated, h.Pool.Free
 	}
 	return d
 }

@@ -111,3 +111,41 @@ func TestStateRoundTrip(t *testing.T) {
 		t.Error("state.json is no JSON")
 	}
 }
+
+// What changes by itself all the time would be a push with every pass.
+func TestDigest(t *testing.T) {
+	report := func(change func(*reconcile.Live, *Host)) [32]byte {
+		t.Helper()
+		pool := &reconcile.Live{Object: reconcile.Object{Kind: spec.KindStoragePool, Name: "fast", UID: "uid-fast"}, Pool: &reconcile.LivePool{Free: 10, Provisioned: 5}}
+		host := Host{Host: "host1", ObservedAt: now}
+		change(pool, &host)
+		have := reconcile.NewState()
+		have.Objects[pool.Key()] = pool
+		plan := &reconcile.Plan{Actions: []reconcile.Action{{Kind: pool.Kind, Name: pool.Name, UID: pool.UID, Op: reconcile.OpUnchanged, State: reconcile.Ready, Have: pool}}}
+		objects := Objects(Input{Plan: plan, Have: have, Now: now})
+		digest, err := Digest(host, objects, Record("host1", "demo", "r1", have, host.ObservedAt))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pool.Pool.Allocated != objects[0].Status["allocated"] {
+			t.Errorf("the digest changed the report: %v", objects[0].Status)
+		}
+		return digest
+	}
+	first := report(func(*reconcile.Live, *Host) {})
+	for _, c := range []struct {
+		name   string
+		change func(*reconcile.Live, *Host)
+		news   bool
+	}{
+		{"later", func(_ *reconcile.Live, h *Host) { h.ObservedAt = now.Add(time.Minute) }, false},
+		{"less space", func(l *reconcile.Live, _ *Host) { l.Pool.Free, l.Pool.Allocated = 3, 7 }, false},
+		{"another disk", func(l *reconcile.Live, _ *Host) { l.Pool.Provisioned = 6 }, true},
+		{"a new version", func(_ *reconcile.Live, h *Host) { h.Version = "v2" }, true},
+		{"a field", func(l *reconcile.Live, _ *Host) { l.Fields = []reconcile.Field{{Path: "spec.capacity", Value: "1Gi"}} }, true},
+	} {
+		if news := report(c.change) != first; news != c.news {
+			t.Errorf("%s: news %v, want %v", c.name, news, c.news)
+		}
+	}
+}
