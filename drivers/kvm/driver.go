@@ -41,7 +41,7 @@ type Config struct {
 	QEMU  string // binary, default qemu-system-x86_64
 	// AllowedBridges are the only bridges a NIC may join.
 	AllowedBridges []string
-	User           *User // nil: as the agent
+	User           *User // nil: as the agent; it must be able to pass RunDir and to read kernels
 	Systemd        bool  // start QEMU in a transient scope
 	Storage        Prober
 	Log            *slog.Logger

@@ -171,6 +171,13 @@ func (d *Driver) observeProcess(ctx context.Context, m *machine, rec *record, p 
 	} else if rec.Launch == nil || rec.Launch.ID != p.launch {
 		return nil, fmt.Sprintf("QEMU (pid %d) is of launch %s, which the record does not know", p.pid, p.launch)
 	}
+	if w.links.err != nil {
+		for _, n := range r.nics {
+			if !strings.HasPrefix(n.netdev, "user-") {
+				return nil, w.links.err.Error()
+			}
+		}
+	}
 	d.tidy(m)
 	power := powerOf(r.status)
 	if power == reconcile.PowerEnded {

@@ -22,8 +22,10 @@ const (
 // stopMachine ends the machine's process: by the guest, then by QEMU, then by
 // the kernel. It returns when the process is gone.
 func (d *Driver) stopMachine(ctx context.Context, m *machine, want *reconcile.Object, in reconcile.Inputs) error {
-	if err := d.intend(m, intentStop, want); err != nil {
-		return err
+	if m.snapshot() != nil || want != nil {
+		if err := d.intend(m, intentStop, want); err != nil {
+			return err
+		}
 	}
 	return d.bringDown(ctx, m, in)
 }
@@ -45,6 +47,9 @@ func (d *Driver) delete(ctx context.Context, m *machine, in reconcile.Inputs) er
 func (d *Driver) intend(m *machine, intent string, want *reconcile.Object) error {
 	err := d.record(m, func(r *record) {
 		r.Intent, r.IntentAt = intent, time.Now()
+		if want != nil && r.Name == "" { // its record was lost
+			r.adopt(want)
+		}
 		if want != nil {
 			// How long the guest has is the newest word.
 			if vm, ok := want.Spec.(*spec.VirtualMachine); ok {

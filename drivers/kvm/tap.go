@@ -86,18 +86,23 @@ func moveTap(vmUID string, n nic) error {
 
 // links are the interfaces of the network namespace the agent runs in.
 type links struct {
+	err     error // why they are not known
 	byName  map[string]netlink.Link
 	byIndex map[int]netlink.Link
 }
 
 func readLinks() (links, error) {
-	l := links{map[string]netlink.Link{}, map[int]netlink.Link{}}
+	l := links{byName: map[string]netlink.Link{}, byIndex: map[int]netlink.Link{}}
 	list, err := netlink.LinkList()
-	if errors.Is(err, netlink.ErrDumpInterrupted) {
+	for range 5 { // interfaces came or went while it was read
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
 		list, err = netlink.LinkList()
 	}
 	if err != nil {
-		return l, fmt.Errorf("list the network interfaces: %w", err)
+		l.err = fmt.Errorf("list the network interfaces: %w", err)
+		return l, l.err
 	}
 	for _, link := range list {
 		l.byName[link.Attrs().Name] = link
