@@ -66,16 +66,7 @@ func startKeeper(ctx context.Context, cfg EnsureConfig) error {
 	if underSystemd() {
 		return startUnit(ctx, cfg)
 	}
-	// The lock tells whether a supervisor lives; two that are started at once
-	// settle it among themselves.
-	l, free, err := lockFile(filepath.Join(cfg.RunDir, supervisorLock))
-	if err != nil {
-		return err
-	}
-	if !free {
-		return nil
-	}
-	if err := l.Close(); err != nil {
+	if lives, err := supervisorLives(ctx, filepath.Join(cfg.RunDir, supervisorLock)); lives || err != nil {
 		return err
 	}
 	log, err := os.OpenFile(logPath(cfg.RunDir), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
@@ -92,6 +83,31 @@ func startKeeper(ctx context.Context, cfg EnsureConfig) error {
 	}
 	// The child forks the supervisor proper off and ends: see Supervise.
 	return cmd.Wait()
+}
+
+// supervisorLives tells by its lock whether there is a supervisor; two that are
+// started at once settle it among themselves. One that has just been killed may
+// have the lock for a moment more, while its threads end: it has to be seen with
+// the file open.
+func supervisorLives(ctx context.Context, path string) (bool, error) {
+	const settle = time.Second // a supervisor that begins has written its id by then
+	for deadline := time.Now().Add(settle); ; {
+		l, free, err := lockFile(path)
+		if err != nil {
+			return false, err
+		}
+		if free {
+			return false, l.Close()
+		}
+		if pid := lockPID(path); pid > 0 && holdsOpen(pid, path) || time.Now().After(deadline) {
+			return true, nil
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
 }
 
 // Stop ends the supervisor and the server, and returns when the server's lock is

@@ -15,10 +15,11 @@ import (
 )
 
 const (
-	// A server that dies is started again at once; one that keeps dying, after a
-	// pause that doubles from restartMin to restartMax.
-	restartMin = 50 * time.Millisecond
-	restartMax = 5 * time.Second
+	// A server that dies is started again at once; one that keeps dying by itself,
+	// after a pause that doubles from restartMin to restartMax. Being killed, by
+	// hand or for memory, says nothing of the next one's chances.
+	restartMin = 20 * time.Millisecond
+	restartMax = 2 * time.Second
 	// steady is how long a server runs before its death counts as the first.
 	steady = 10 * time.Second
 	// maxLog bounds the log file of server and supervisor.
@@ -54,7 +55,7 @@ func Supervise(ctx context.Context, cfg EnsureConfig, log *slog.Logger) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if time.Since(begin) > steady {
+		if time.Since(begin) > steady || wasKilled(err) {
 			pause = restartMin
 		}
 		log.Error("target server ended", "error", err, "restart", pause.String())
@@ -66,6 +67,15 @@ func Supervise(ctx context.Context, cfg EnsureConfig, log *slog.Logger) error {
 		}
 		pause = min(2*pause, restartMax)
 	}
+}
+
+func wasKilled(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	ws, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && ws.Signaled() && ws.Signal() == syscall.SIGKILL
 }
 
 func detach(cfg EnsureConfig) error {

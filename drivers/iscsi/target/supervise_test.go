@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"sync"
@@ -193,12 +192,28 @@ func TestEnsureAtOnce(t *testing.T) {
 	wg.Wait()
 	// Those that came second end by themselves.
 	waitFor(t, "one supervisor", func() bool {
-		out, _ := exec.Command("pgrep", "-f", "-c", "--", cfg.Exe+" .*"+SuperviseFlag).Output()
-		return string(bytes.TrimSpace(out)) == "1"
+		return supervisors(t, dir) == 1
 	})
 	c := NewClient(cfg.RunDir)
 	defer c.Close()
 	serverPID(t, c)
+}
+
+// supervisors counts the supervisors of a test's directory.
+func supervisors(t *testing.T, dir string) (n int) {
+	t.Helper()
+	procs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range procs {
+		cmdline, _ := os.ReadFile(filepath.Join(p, "cmdline")) // it may be gone
+		environ, _ := os.ReadFile(filepath.Join(p, "environ"))
+		if bytes.HasSuffix(cmdline, []byte("\x00"+SuperviseFlag+"\x00")) && bytes.Contains(environ, []byte(runEnv+"="+dir+"\x00")) {
+			n++
+		}
+	}
+	return n
 }
 
 // The server is killed under a load of synchronised writes: every one that was
