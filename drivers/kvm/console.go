@@ -32,9 +32,6 @@ func (d *Driver) Console(ctx context.Context, uid string) (net.Conn, error) {
 // while the machine runs.
 func (d *Driver) ConsoleSocket(uid string) string { return d.consolePath(uid) }
 
-// ConsoleSocket is the path of the machine's serial console. It may not exist.
-func (d *Driver) ConsoleSocket(uid string) string { return d.consolePath(uid) }
-
 // ConsoleLogs returns the paths of what the guest wrote to its serial console,
 // older first. They may not exist.
 func (d *Driver) ConsoleLogs(uid string) []string {
