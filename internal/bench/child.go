@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"runtime/pprof"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // childArg makes this program one of children: what is measured with its
@@ -100,4 +102,23 @@ func memoryOf(pid, field string) (int64, error) {
 		}
 	}
 	return 0, fmt.Errorf("process %s has no %s", pid, field)
+}
+
+// processorTime is what a process and its threads have used so far.
+func processorTime(pid int) (time.Duration, error) {
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0, err
+	}
+	// utime and stime are the fields 14 and 15; field 2 may hold spaces.
+	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	var ticks time.Duration
+	for _, field := range f[11:13] {
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		ticks += time.Duration(n)
+	}
+	return ticks * time.Second / 100, nil // USER_HZ is 100 on every Linux
 }

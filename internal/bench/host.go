@@ -101,27 +101,18 @@ func (h *world) guestTime() (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	var ticks int64
+	var sum time.Duration
 	for _, p := range list {
-		if !strings.HasPrefix(filepath.Base(p.Cmdline), "qemu-system-") && !strings.HasPrefix(p.Cmdline, "qemu-system-") {
+		if !strings.HasPrefix(p.Cmdline, "qemu-system-") {
 			continue
 		}
-		stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.PID), "stat"))
+		took, err := processorTime(p.PID)
 		if err != nil {
 			return 0, err
 		}
-		// utime and stime are the fields 14 and 15; field 2 may hold spaces.
-		f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		for _, field := range f[11:13] {
-			n, err := strconv.ParseInt(field, 10, 64)
-			if err != nil {
-				return 0, err
-			}
-			ticks += n
-		}
+		sum += took
 	}
-	const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux
-	return time.Duration(ticks) * tick, nil
+	return sum, nil
 }
 
 // passes measures passes that find nothing to do. The state of the machines is

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +20,7 @@ type world struct {
 	program string
 	portal  string
 	agent   *exec.Cmd
-	ended   chan struct{}
+	ended   <-chan struct{}
 	*api.Client
 }
 
@@ -32,14 +31,11 @@ func newWorld(ctx context.Context, b *bench, name string) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	portal, err := freePortal()
 	if err != nil {
 		return nil, err
 	}
-	h := &world{dir: dir, program: b.program, portal: l.Addr().String()}
-	if err := l.Close(); err != nil {
-		return nil, err
-	}
+	h := &world{dir: dir, program: b.program, portal: portal}
 	for _, args := range [][]string{
 		{"init", "-q", "--bare", "-b", "main", h.bare()},
 		{"init", "-q", "-b", "main", h.work()},
@@ -64,6 +60,8 @@ func (h *world) bare() string  { return filepath.Join(h.dir, "cluster.git") }
 func (h *world) work() string  { return filepath.Join(h.dir, "work") }
 func (h *world) state() string { return filepath.Join(h.dir, "state") }
 func (h *world) runs() string  { return filepath.Join(h.dir, "run") }
+
+func (h *world) log() string { return filepath.Join(h.dir, "agent.log") }
 
 func (h *world) flags() []string {
 	return []string{"--state-dir", h.state(), "--run-dir", h.runs(), "--repo", "file://" + h.bare(), "--branch", "main", "--host", "host1", "--accel", "tcg"}
@@ -110,25 +108,14 @@ func (h *world) command(ctx context.Context, verb string, args ...string) *exec.
 
 // start runs the agent and waits until it answers.
 func (h *world) start(ctx context.Context) error {
-	log, err := os.Create(filepath.Join(h.dir, "agent.log"))
-	if err != nil {
+	h.agent = h.command(ctx, "run", h.flags()...)
+	var err error
+	if h.ended, err = background(h.agent, h.log()); err != nil {
 		return err
 	}
-	defer log.Close()
-	h.agent, h.ended = h.command(ctx, "run", h.flags()...), make(chan struct{})
-	h.agent.Stdout, h.agent.Stderr = log, log
-	if err := h.agent.Start(); err != nil {
-		return err
-	}
-	go func() {
-		_ = h.agent.Wait() // how it ended stands in its log
-		close(h.ended)
-	}()
 	return poll(ctx, 30*time.Second, "the agent to answer", func() (bool, error) {
-		select {
-		case <-h.ended:
-			return false, errors.New("the agent ended: " + h.lastWords())
-		default:
+		if err := over(h.ended); err != nil {
+			return false, fmt.Errorf("%w: %s", err, h.lastWords())
 		}
 		h.Client, err = api.Dial(h.runs())
 		return err == nil, nil
@@ -156,7 +143,7 @@ func (h *world) stop(ctx context.Context) error {
 
 // lastWords is the end of the agent's log.
 func (h *world) lastWords() string {
-	data, err := os.ReadFile(filepath.Join(h.dir, "agent.log"))
+	data, err := os.ReadFile(h.log())
 	if err != nil {
 		return err.Error()
 	}
