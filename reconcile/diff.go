@@ -39,6 +39,8 @@ type differ struct {
 	have State
 	now  time.Time
 
+	cordoned bool // the host takes nothing new
+
 	named   map[nameKey][]Key // objects that are there, or cannot be observed, by name
 	holders map[string]*Live  // machine that has a disk, by the disk's UID
 }
@@ -49,6 +51,11 @@ type nameKey struct {
 }
 
 func (d *differ) index() {
+	for k, o := range d.want.Objects {
+		if k.Kind == spec.KindHost && o.Name == d.want.Host {
+			d.cordoned = o.Get("spec.state") == spec.HostStateCordoned
+		}
+	}
 	d.named = map[nameKey][]Key{}
 	d.holders = map[string]*Live{}
 	for k, h := range d.have.Objects {
@@ -214,7 +221,10 @@ func (d *differ) create(a *Action, b *Applied) {
 	}
 	a.Op, a.Cause = OpCreate, d.cause(a.Want, b)
 	for _, f := range a.Want.Fields {
-		a.Changes = append(a.Changes, Change{Field: f.Path, To: f.Value, cause: a.Cause})
+		a.Changes = append(a.Changes, Change{Field: f.Path, To: f.Value, cause: a.Cause, id: f.ID})
+	}
+	if isNew := b == nil || !b.Done; isNew && k.Kind == spec.KindVirtualMachine && d.cordoned {
+		a.State, a.Reason = Waiting, fmt.Sprintf("Host/%s is Cordoned: nothing new starts there", d.want.Host)
 	}
 	if k.Kind == spec.KindDisk && b != nil && b.Done {
 		a.block("its volume is gone; restore the volume, or raise metadata.incarnation to start with a new one")
@@ -332,7 +342,11 @@ func (d *differ) fields(w *Object, h *Live, b *Applied) []Change {
 			c.From = from.Value
 		}
 		if to != nil {
-			c.To = to.Value
+			c.To, c.id = to.Value, to.ID
+		}
+		if from != nil && to != nil && c.From == c.To { // the name stands for something else now
+			c.From += " (" + shortID(from.ID) + ")"
+			c.To += " (" + shortID(to.ID) + ")"
 		}
 		c.Waits = r.never
 		c.never = r.never != ""
@@ -340,6 +354,9 @@ func (d *differ) fields(w *Object, h *Live, b *Applied) []Change {
 	})
 	return changes
 }
+
+// shortID is as much of a UID or of a content's hash as people compare.
+func shortID(id string) string { return id[:min(8, len(id))] }
 
 // changeCause tells a commit's work from the world's.
 func (d *differ) changeCause(w *Object, b *Applied, path string) Cause {

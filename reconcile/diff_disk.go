@@ -37,10 +37,12 @@ func (d *differ) resize(a *Action, b *Applied) {
 	}
 	c := Change{Field: path, From: a.Have.Get(path), To: a.Want.Get(path), Impact: ImpactLive, cause: d.changeCause(a.Want, b, path)}
 	if to < from {
-		c.Waits, c.never, c.Impact = "a disk cannot shrink", true, ImpactNone
+		c.Waits, c.never, c.Impact = cannotShrink, true, ImpactNone
 	}
 	a.Changes = append(a.Changes, c)
 }
+
+const cannotShrink = "a disk cannot shrink"
 
 func bytesOf(s string) int64 {
 	n, err := spec.ParseSize(s)

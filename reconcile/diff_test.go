@@ -58,6 +58,15 @@ func TestSingleEdits(t *testing.T) {
 			vm, "v", OpUpdate, ImpactLive, Ready, "spec.disks[d0].size", ""},
 		{"shrink", []string{diskDoc("d0", "size: 128Mi")}, []string{diskDoc("d0", "size: 64Mi")},
 			disk, "d0", OpBlocked, ImpactNone, Blocked, "spec.size", "a disk cannot shrink"},
+		{"shrink, in the guest", []string{diskDoc("d0", "size: 128Mi"), vmDoc("v", full)}, []string{diskDoc("d0", "size: 64Mi"), vmDoc("v", full)},
+			vm, "v", OpBlocked, ImpactNone, Blocked, "spec.disks[d0].size", "a disk cannot shrink"},
+		{"a smaller disk in its place", []string{diskDoc("d0", "size: 128Mi"), diskDoc("d1", "size: 64Mi"), vmDoc("v", plainVM+", disks: [{name: d, disk: d0}]")},
+			[]string{diskDoc("d0", "size: 128Mi"), diskDoc("d1", "size: 64Mi"), vmDoc("v", plainVM+", disks: [{name: d, disk: d1}]")},
+			vm, "v", OpUpdate, ImpactLive, Ready, "spec.disks[d].size", ""},
+		{"grow over capacity, in the guest", []string{diskDoc("d0", "size: 64Mi"), vmDoc("v", full)}, []string{diskDoc("d0", "size: 101Gi"), vmDoc("v", full)},
+			vm, "v", OpBlocked, ImpactLive, Blocked, "spec.disks[d0].size", "waits for Disk/d0: StoragePool/fast would hold"},
+		{"another source", []string{diskDoc("d0", "size: 64Mi")}, []string{diskDoc("d0", "size: 64Mi, source: {image: debian}"), debian},
+			disk, "d0", OpBlocked, ImpactNone, Blocked, "spec.source.blank", "raise metadata.incarnation"},
 		{"over capacity", nil, []string{diskDoc("d0", "size: 101Gi")}, disk, "d0", OpBlocked, ImpactNone, Blocked, "spec.size", "of 100Gi, quarantine counted"},
 		{"remove a disk", []string{diskDoc("d0", "size: 64Mi")}, nil, disk, "d0", OpQuarantine, ImpactRemove, Ready, "", "kept in quarantine for 168h"},
 		{"remove a disk for good", []string{diskDoc("d0", "size: 64Mi, deletionPolicy: Delete")}, nil, disk, "d0", OpQuarantine, ImpactDestroy, Ready, "", "purges"},
@@ -104,6 +113,74 @@ func key(t *testing.T, d *Desired, kind spec.Kind, name string) Key {
 	}
 	t.Fatalf("no %s/%s", kind, name)
 	return Key{}
+}
+
+const debian = `
+apiVersion: reconciler/v1alpha1
+kind: Image
+metadata: {name: debian}
+spec: {source: {file: {path: d}}, virtualSize: 1Mi, sha256: "2222222222222222222222222222222222222222222222222222222222222222"}
+`
+
+// A growth that policy holds is held in the guest, too: QEMU cannot grow a disk
+// beyond its LUN.
+func TestHeldGrowthHoldsTheGuests(t *testing.T) {
+	grown := func(size, label string) []string {
+		return []string{diskDoc("d0", "size: "+size), strings.Replace(vmDoc("v", plainVM+", disks: [{disk: d0}]"), "{name: v}", "{name: v, labels: {a: "+label+"}}", 1)}
+	}
+	have, base := world(desired(t, grown("64Mi", "b")...))
+	p := Diff(desired(t, grown("128Mi", "c")...), base, have, testNow)
+	find(t, p, spec.KindDisk, "d0").State = Held
+	p.Settle()
+	a := find(t, p, spec.KindVirtualMachine, "v")
+	for _, c := range a.Changes {
+		if waits := c.Waits != ""; waits != (c.Field == "spec.disks[d0].size") {
+			t.Errorf("%s waits: %q", c.Field, c.Waits)
+		}
+	}
+	if a.State != Ready || len(a.Changes) != 2 {
+		t.Errorf("%s, %d changes", a.State, len(a.Changes))
+	}
+}
+
+// A name that stands for other content is a change, is shown as one, and is not
+// what was approved with the name before.
+func TestContentUnderTheSameName(t *testing.T) {
+	kernel := func(sha string) []string {
+		image := strings.Replace(strings.Replace(debian, "virtualSize: 1Mi, ", "", 1), strings.Repeat("2", 64), strings.Repeat(sha, 64), 1)
+		return []string{image, vmDoc("v", plainVM+", boot: {kernel: {image: debian}}")}
+	}
+	have, base := world(desired(t, kernel("2")...))
+	ids := map[string]bool{}
+	for _, sha := range []string{"3", "4"} {
+		p := Diff(desired(t, kernel(sha)...), base, have, testNow)
+		a := find(t, p, spec.KindVirtualMachine, "v")
+		if a.State != Waiting || len(a.Changes) != 1 || a.Changes[0].From != "debian (22222222)" || a.Changes[0].To != "debian ("+strings.Repeat(sha, 8)+")" {
+			t.Errorf("%s", text(&p))
+		}
+		ids[a.ID] = true
+	}
+	if len(ids) != 2 {
+		t.Error("two kernels have one id")
+	}
+}
+
+// A cordoned host goes on with what it has and takes nothing new.
+func TestCordoned(t *testing.T) {
+	off := vmDoc("off", plainVM+", powerState: Stopped")
+	have, base := world(desired(t, off))
+	d := desired(t, vmDoc("off", plainVM), vmDoc("new", plainVM), vmDoc("newer", plainVM+", powerState: Stopped"))
+	for _, o := range d.Objects {
+		if o.Kind == spec.KindHost && o.Name == d.Host {
+			*o.field("spec.state") = Field{Path: "spec.state", Value: spec.HostStateCordoned}
+		}
+	}
+	p := Diff(d, base, have, testNow)
+	for name, state := range map[string]ActionState{"off": Ready, "new": Waiting, "newer": Waiting} {
+		if a := find(t, p, spec.KindVirtualMachine, name); a.State != state {
+			t.Errorf("%s is %s: %s", name, a.State, a.Reason)
+		}
+	}
 }
 
 func TestRestartPolicy(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 func (d *differ) vm(a *Action, b *Applied) {
 	w, h := a.Want, a.Have
 	a.Changes = d.fields(w, h, b)
+	a.keepSizes()
 	again := d.restartAsked(a, b)
 	wantRunning := w.Get("spec.powerState") != spec.PowerStopped
 
@@ -37,6 +38,24 @@ func (d *differ) vm(a *Action, b *Applied) {
 		d.running(a, again)
 	}
 	a.conclude()
+}
+
+// keepSizes blocks the shrinking of a disk as the machine sees it. Another disk
+// under the entry's name may be smaller.
+func (a *Action) keepSizes() {
+	replaced := map[string]bool{}
+	for _, c := range a.Changes {
+		if name, field, ok := entry(c.Field, "spec.disks"); ok && field == "disk" {
+			replaced[name] = true
+		}
+	}
+	for i := range a.Changes {
+		c := &a.Changes[i]
+		name, field, ok := entry(c.Field, "spec.disks")
+		if ok && field == "size" && !replaced[name] && c.To != "" && bytesOf(c.To) < bytesOf(c.From) {
+			c.Waits, c.never, c.Impact = cannotShrink, true, ImpactNone
+		}
+	}
 }
 
 // soften takes the impact from changes to a machine that does not run.

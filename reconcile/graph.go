@@ -105,6 +105,8 @@ func (d *differ) linkChange(g graph, a *Action, c *Change) {
 		return
 	}
 	c.need(g, to.Key())
+	_, field, _ := entry(c.Field, "spec.disks")
+	c.follows = field == "size"
 	if to.Kind == spec.KindDisk && d.holders[to.UID] != a.Have {
 		c.Waits = d.handover(g, a, to, &c.needs)
 	}
@@ -271,8 +273,13 @@ func (a *Action) settle(g graph) bool {
 	for i := range a.Changes {
 		c := &a.Changes[i]
 		for _, k := range c.needs {
-			if dep := g[k]; c.Waits == "" && dep.obstructs() {
+			dep := g[k]
+			if c.Waits == "" && dep.obstructs() {
 				c.Waits, changed = dep.hindrance(), true
+			}
+			if c.Waits == "" && c.follows {
+				c.Waits, c.never = dep.withholds("spec.size")
+				changed = changed || c.Waits != ""
 			}
 		}
 		if c.Waits == "" {
@@ -302,6 +309,22 @@ func (a *Action) obstructs() bool {
 	}
 	usable := a.Have != nil && !a.Have.quarantined() && !a.unknown && a.Want != nil
 	return !usable || a.Kind == spec.KindVirtualMachine
+}
+
+// withholds says why a field of the object stays as it is for now, or for good.
+func (a *Action) withholds(path string) (why string, never bool) {
+	for _, c := range a.Changes {
+		if c.Field != path {
+			continue
+		}
+		if c.Waits != "" {
+			return fmt.Sprintf("waits for %s/%s: %s", a.Kind, a.Name, c.Waits), c.never
+		}
+		if a.State != Ready {
+			return a.hindrance(), false
+		}
+	}
+	return "", false
 }
 
 func (a *Action) hindrance() string {

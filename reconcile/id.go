@@ -25,14 +25,15 @@ func (d digest) add(parts ...string) {
 func (d digest) sum() string { return hex.EncodeToString(d.h.Sum(nil)) }
 
 // actionID is what a reviewer approves: what the commit asks of one object,
-// without anything that a host chooses or that moves with time.
+// without anything that a host chooses or that moves with time. A name stands
+// for what the tree has under it: a kernel of other content is another request.
 func actionID(cluster, host string, a *Action) string {
 	d := newHash()
 	d.add(cluster, host, string(a.Kind), a.UID, string(a.Op), a.Impact.String())
 	changes := append([]Change(nil), a.Changes...)
 	sort.Slice(changes, func(i, j int) bool { return changes[i].Field < changes[j].Field })
 	for _, c := range changes {
-		d.add(c.Field, c.To)
+		d.add(c.Field, c.To, c.id)
 	}
 	return d.sum()
 }

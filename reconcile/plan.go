@@ -92,8 +92,11 @@ type Change struct {
 	Waits string `json:"waits,omitempty"`
 
 	cause Cause
-	needs []Key // what must be done before this change
-	never bool  // Waits is for good
+	id    string // Field.ID of the wanted value
+	needs []Key  // what must be done before this change
+	// follows says that the change is what one of needs does, seen from here.
+	follows bool
+	never   bool // Waits is for good
 }
 
 // Action is what is to be done with one object. Every object has exactly one.

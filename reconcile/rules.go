@@ -62,7 +62,7 @@ var rules = map[spec.Kind]map[string]rule{
 	spec.KindDisk: {
 		"spec.pool":           never("a disk cannot change its pool"),
 		"spec.size":           special,
-		"spec.source.blank":   free,
+		"spec.source.blank":   never(madeOnce),
 		"spec.source.image":   never(madeOnce),
 		"spec.deletionPolicy": special,
 		"spec.retention":      special,
