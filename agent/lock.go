@@ -31,7 +31,8 @@ func (a *Agent) lock() (release func(), err error) {
 		}
 	}()
 	for _, dir := range []string{a.cfg.StateDir, a.cfg.RunDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		// QEMU may run as a user who must be able to pass.
+		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, err
 		}
 		f, err := os.OpenFile(filepath.Join(dir, "agent.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"reconciler/agent"
@@ -62,8 +64,12 @@ func build(ctx context.Context, c config.Config, log *slog.Logger) (a *agent.Age
 		return nil, nil, err
 	}
 	closers = append(closers, func() error { disks.client.Close(); return nil })
+	guests, err := guestUser(c.QEMUUser)
+	if err != nil {
+		return nil, nil, err
+	}
 	machines, err := kvm.New(kvm.Config{
-		StateDir: c.StateDir, RunDir: c.RunDir, Accel: kvm.Accel(c.Accel),
+		StateDir: c.StateDir, RunDir: c.RunDir, Accel: kvm.Accel(c.Accel), User: guests,
 		AllowedBridges: c.Allowed.Bridges, Storage: disks, Log: log,
 	})
 	if err != nil {
@@ -79,6 +85,26 @@ func build(ctx context.Context, c config.Config, log *slog.Logger) (a *agent.Age
 		Version: buildVersion(), Log: log,
 	})
 	return a, closeAll, err
+}
+
+// guestUser finds who machines run as; nil is the agent's own user.
+func guestUser(name string) (*kvm.User, error) {
+	if name == "" {
+		return nil, nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return nil, fmt.Errorf("qemuUser: %w", err)
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return nil, fmt.Errorf("qemuUser %s: %w", name, err)
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		return nil, fmt.Errorf("qemuUser %s: %w", name, err)
+	}
+	return &kvm.User{UID: uid, GID: gid}, nil
 }
 
 // changed delivers machines whose state changed by itself. The driver's own

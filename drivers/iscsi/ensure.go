@@ -18,8 +18,11 @@ import (
 // observes. What is being changed at the moment is left to who changes it.
 func (d *Driver) Ensure(ctx context.Context) error {
 	var errs []error
+	away := false
 	if d.cfg.Start != nil {
-		errs = append(errs, d.start(ctx))
+		if err := d.start(ctx); err != nil {
+			errs, away = append(errs, err), true
+		}
 	}
 	inv, err := d.inventory()
 	if err != nil {
@@ -34,6 +37,9 @@ func (d *Driver) Ensure(ctx context.Context) error {
 			errs = append(errs, d.tidy(place{p.record, p.pool}, &p.volumes[j], inv))
 		}
 		errs = append(errs, d.warn(p))
+	}
+	if away { // to ask it more would only take longer
+		return errors.Join(errs...)
 	}
 	served, err := d.served(ctx)
 	if err != nil {

@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 }
 
 func ensureConfig(state, run string) target.EnsureConfig {
-	return target.EnsureConfig{Exe: os.Args[0], Args: []string{targetArg, state, run}, StateDir: state, RunDir: run, Unit: "iscsi-test-target"}
+	return target.EnsureConfig{Exe: os.Args[0], Args: []string{targetArg, state, run}, StateDir: state, RunDir: run}
 }
 
 func keepTarget(state, run string, supervise bool) int {

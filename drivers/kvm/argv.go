@@ -228,11 +228,7 @@ const shell = `trap '' XFSZ; ulimit -f "$0"; exec "$@"`
 
 // command is the whole command line of a process.
 func (d *Driver) command(uid string, argv []string) []string {
-	var cmd []string
-	if d.cfg.Systemd {
-		cmd = append(cmd, scope(uid)...)
-	}
-	cmd = append(cmd, "/bin/sh", "-c", shell, strconv.Itoa(logLimit/512), d.cfg.QEMU)
+	cmd := []string{"/bin/sh", "-c", shell, strconv.Itoa(logLimit / 512), d.cfg.QEMU}
 	return append(cmd, argv...)
 }
 

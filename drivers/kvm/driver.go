@@ -42,7 +42,6 @@ type Config struct {
 	// AllowedBridges are the only bridges a NIC may join.
 	AllowedBridges []string
 	User           *User // nil: as the agent; it must be able to pass RunDir and to read kernels
-	Systemd        bool  // start QEMU in a transient scope
 	Storage        Prober
 	Log            *slog.Logger
 

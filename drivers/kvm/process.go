@@ -89,7 +89,7 @@ func gone(err error) bool {
 }
 
 // parseCmdline recognises a QEMU. One of ours is recognised by its marker even
-// while the shell or systemd-run that becomes it has not done so yet.
+// while the shell that becomes it has not done so yet.
 func parseCmdline(argv []string) (p process, ok bool) {
 	base := filepath.Base(argv[0])
 	ok = strings.HasPrefix(base, "qemu-system-") || base == "qemu-kvm" || base == "kvm"
@@ -219,10 +219,14 @@ func (d *Driver) findAny(uid string) (*process, error) {
 	}
 	for _, p := range all {
 		if p.uuid == uid && p.owner != d.owner {
-			return nil, fmt.Errorf("QEMU (pid %d) has this machine's UUID and was not started by this agent", p.pid)
+			return nil, taken(p)
 		}
 	}
 	return d.find(uid)
+}
+
+func taken(p process) error {
+	return fmt.Errorf("QEMU (pid %d) has this machine's UUID and was not started by this agent", p.pid)
 }
 
 func twice(procs []process) error {

@@ -24,6 +24,7 @@ type Config struct {
 	Path     string `yaml:"path" doc:"Directory in the repository that holds the specs; all of it if empty."`
 	Host     string `yaml:"host" doc:"Name of this host's Host object; the host name up to the first dot if empty."`
 	Accel    string `yaml:"accel" doc:"How guests run: kvm, tcg (emulation, slow) or auto (kvm if it proves itself, else tcg)."`
+	QEMUUser string `yaml:"qemuUser" doc:"User that machines run as; the agent's own if empty. It must be able to pass every directory above runDir, and to read kernels."`
 	StateDir string `yaml:"stateDir" doc:"What must survive a reboot: records, the Git cache, file pools."`
 	RunDir   string `yaml:"runDir" doc:"Sockets and secrets; may be lost at any time."`
 	ImageDir string `yaml:"imageDir" doc:"Where source.file of an Image is looked for; image-files in the state directory if empty."`

@@ -23,8 +23,6 @@ type EnsureConfig struct {
 	Args []string
 	// Dirs as in Config.
 	StateDir, RunDir string
-	// Unit is the name of the transient unit where systemd is the init.
-	Unit string
 }
 
 // SuperviseFlag is the argument that makes the server's command a supervisor.
@@ -32,9 +30,14 @@ const SuperviseFlag = "--supervise"
 
 const supervisorLock = "supervisor.lock"
 
+// patience is how long a server that is there may take to answer a ping. One that
+// is only being started refuses the connection, and is asked again at once.
+const patience = 3 * time.Second
+
 // Ensure makes sure that a target is running and is kept running, and returns
-// when it answers. Neither the supervisor nor the server is a child of the
-// caller: both outlive it, and the server outlives the supervisor.
+// when it answers; with an error if it is there and silent. Neither the
+// supervisor nor the server is a child of the caller: both outlive it, and the
+// server outlives the supervisor.
 func Ensure(ctx context.Context, cfg EnsureConfig) error {
 	for _, d := range []string{cfg.StateDir, cfg.RunDir} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -49,9 +52,15 @@ func Ensure(ctx context.Context, cfg EnsureConfig) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		_, err := c.Ping(ctx)
+		ping, cancel := context.WithTimeout(ctx, patience)
+		_, err := c.Ping(ping)
+		silent := ping.Err() != nil && ctx.Err() == nil
+		cancel()
 		if err == nil {
 			return nil
+		}
+		if silent {
+			return fmt.Errorf("target is silent: %w", err)
 		}
 		select {
 		case <-tick.C:
@@ -63,9 +72,6 @@ func Ensure(ctx context.Context, cfg EnsureConfig) error {
 
 // startKeeper starts what keeps the server alive, where nothing does.
 func startKeeper(ctx context.Context, cfg EnsureConfig) error {
-	if underSystemd() {
-		return startUnit(ctx, cfg)
-	}
 	if lives, err := supervisorLives(ctx, filepath.Join(cfg.RunDir, supervisorLock)); lives || err != nil {
 		return err
 	}
@@ -114,9 +120,6 @@ func supervisorLives(ctx context.Context, path string) (bool, error) {
 // free. What is not running is no error. Sessions are cut: guests wait until a
 // target is there again.
 func Stop(ctx context.Context, cfg EnsureConfig) error {
-	if underSystemd() {
-		return stopUnit(ctx, cfg)
-	}
 	// The supervisor first: it would start the server again.
 	for _, name := range []string{filepath.Join(cfg.RunDir, supervisorLock), filepath.Join(cfg.StateDir, lockName)} {
 		if err := stopHolder(ctx, name); err != nil {

@@ -45,7 +45,7 @@ func processConfig(dir string) EnsureConfig {
 	if err != nil {
 		panic(err)
 	}
-	return EnsureConfig{Exe: exe, Args: []string{"-test.run=none"}, StateDir: filepath.Join(dir, "s"), RunDir: filepath.Join(dir, "r"), Unit: "reconciler-target-test"}
+	return EnsureConfig{Exe: exe, Args: []string{"-test.run=none"}, StateDir: filepath.Join(dir, "s"), RunDir: filepath.Join(dir, "r")}
 }
 
 // ensured is a target in processes of its own.
