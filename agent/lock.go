@@ -20,14 +20,14 @@ var ErrRunning = errors.New("another agent is running")
 // The kernel gives all of them back when the process ends, however it ends.
 func (a *Agent) lock() (release func(), err error) {
 	var held []func()
-	release = func() {
+	free := func() {
 		for _, f := range held {
 			f()
 		}
 	}
 	defer func() {
 		if err != nil {
-			release()
+			free()
 		}
 	}()
 	for _, dir := range []string{a.cfg.StateDir, a.cfg.RunDir} {
@@ -54,5 +54,5 @@ func (a *Agent) lock() (release func(), err error) {
 		return nil, fmt.Errorf("%w for host %s with other directories (%s)", ErrRunning, a.cfg.Host, name)
 	}
 	held = append(held, func() { _ = l.Close() })
-	return release, nil
+	return free, nil
 }
