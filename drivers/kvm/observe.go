@@ -30,7 +30,7 @@ func (d *Driver) ObserveFresh(ctx context.Context, want *reconcile.Desired) (rec
 func (d *Driver) observe(ctx context.Context, want *reconcile.Desired, fresh bool) (reconcile.State, error) {
 	state := reconcile.NewState()
 	known := d.known(want)
-	w := &world{fresh: fresh, byUUID: map[string][]process{}, acts: map[string]uint64{}}
+	w := &world{fresh: fresh, byUUID: map[string][]process{}, foreign: map[string]process{}, acts: map[string]uint64{}}
 	for uid := range known {
 		w.acts[uid] = d.machine(uid).acts.Load()
 	}
@@ -48,6 +48,9 @@ func (d *Driver) observe(ctx context.Context, want *reconcile.Desired, fresh boo
 		}
 	}
 	for _, p := range procs {
+		if p.owner != d.owner && p.uuid != "" {
+			w.foreign[p.uuid] = p
+		}
 		if p.owner != d.owner || !known[p.uuid] {
 			state.Unmanaged = append(state.Unmanaged, unmanaged(d, p))
 		}
@@ -80,8 +83,11 @@ type world struct {
 	boot   string
 	fresh  bool
 	byUUID map[string][]process // ours only
-	acts   map[string]uint64    // actions begun before byUUID was read
-	links  links
+	// foreign are processes of others by UUID: a machine of ours that has the
+	// same one must not be started, or taken for off.
+	foreign map[string]process
+	acts    map[string]uint64 // actions begun before byUUID was read
+	links   links
 }
 
 // known lists the machines that are recorded or wanted.
@@ -140,6 +146,9 @@ func (d *Driver) observeMachine(ctx context.Context, m *machine, w *world, want 
 	}
 	if len(procs) > 1 {
 		return nil, twice(procs).Error()
+	}
+	if p, ok := w.foreign[m.uid]; ok {
+		return nil, taken(p).Error()
 	}
 	if len(procs) == 0 {
 		defer d.drop(m)
