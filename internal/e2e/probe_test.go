@@ -71,9 +71,11 @@ func (w *world) revert() {
 func (w *world) output(args ...string) string {
 	w.t.Helper()
 	cmd := exec.CommandContext(w.t.Context(), binary, append(args, "--run-dir", filepath.Join(w.dir, "run"))...)
+	var why strings.Builder
+	cmd.Stderr = &why
 	out, err := cmd.Output()
 	if err != nil {
-		w.t.Fatalf("reconciler %s: %v\n%s", strings.Join(args, " "), err, w.tail())
+		w.t.Fatalf("reconciler %s: %v: %s\n%s", strings.Join(args, " "), err, why.String(), w.tail())
 	}
 	return string(out)
 }
