@@ -18,6 +18,7 @@ branch: main
 path: clusters/demo
 host: host1
 accel: tcg
+qemuUser: nobody
 stateDir: /s
 runDir: /r
 imageDir: /i
@@ -34,7 +35,7 @@ statusRefPrefix: refs/agents/
 		t.Fatal(err)
 	}
 	want := Config{
-		Repo: "ssh://git@forge.example/cluster.git", Branch: "main", Path: "clusters/demo", Host: "host1", Accel: "tcg",
+		Repo: "ssh://git@forge.example/cluster.git", Branch: "main", Path: "clusters/demo", Host: "host1", Accel: "tcg", QEMUUser: "nobody",
 		StateDir: "/s", RunDir: "/r", ImageDir: "/i",
 		Credentials: Credentials{"/t", "/k", "/kh", "/ca"},
 		Allowed:     Allowed{[]string{"/srv/pools"}, []string{"br0", "br1"}},
