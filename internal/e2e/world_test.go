@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -63,6 +64,7 @@ type world struct {
 	agent  *exec.Cmd
 	log    *os.File
 	args   []string // further flags of run
+	under  []string // what runs the agent; it must exec
 }
 
 // newWorld makes a repository with a cluster, one host, a pool, a network and
@@ -238,7 +240,8 @@ func (w *world) flags() []string {
 // start starts the daemon and waits until it answers.
 func (w *world) start() {
 	w.t.Helper()
-	w.agent = exec.Command(binary, append(append([]string{"run"}, w.flags()...), w.args...)...)
+	argv := append(append(append(slices.Clone(w.under), binary, "run"), w.flags()...), w.args...)
+	w.agent = exec.Command(argv[0], argv[1:]...)
 	w.agent.Stdout, w.agent.Stderr = w.log, w.log
 	w.must(w.agent.Start())
 	w.await(20*time.Second, "the agent to answer", func() bool { _, code := w.try("status"); return code == 0 })
