@@ -55,3 +55,31 @@ func TestCommandsDocument(t *testing.T) {
 		t.Errorf("%s is not current; go test ./cmd/reconciler -run TestCommandsDocument -update writes it", path)
 	}
 }
+
+// The keys in docs/operating.md are those of the configuration.
+func TestOperatingDocument(t *testing.T) {
+	const (
+		path  = "../../docs/operating.md"
+		begin = "<!-- configuration: written by go test ./cmd/reconciler -run TestOperatingDocument -update -->\n"
+		end   = "<!-- end of configuration -->\n"
+	)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(data), begin)
+	old, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatalf("%s has no place for the configuration", path)
+	}
+	table := "\n" + configTable() + "\n"
+	if *update {
+		if err := os.WriteFile(path, []byte(before+begin+table+end+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if old != table {
+		t.Errorf("%s is not current; go test ./cmd/reconciler -run TestOperatingDocument -update writes it", path)
+	}
+}

@@ -35,6 +35,12 @@ func commandsDocument(root *cobra.Command) string {
 	})
 	b.WriteString("## Configuration file\n\n")
 	fmt.Fprintf(&b, "`%s`, YAML. A key that is not known is an error. Flags come before it.\n\n", config.DefaultPath)
+	b.WriteString(configTable())
+	return b.String()
+}
+
+func configTable() string {
+	var b strings.Builder
 	b.WriteString("| key | default | says |\n|---|---|---|\n")
 	writeKeys(&b, reflect.ValueOf(config.Default()), "")
 	return b.String()
