@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -144,8 +145,8 @@ func (w *world) quietSerial(uid string) *testbed.Serial {
 	return s
 }
 
-// slots are the places on the bus, and the addresses, of a guest's disks and
-// cards, as the guest finds them.
+// slots are the places of a guest's disks and cards on the bus, by serial number
+// and address, as the guest finds them.
 func (w *world) slots(name string) string {
 	w.t.Helper()
 	uid := w.uid("VirtualMachine/" + name)
@@ -154,9 +155,13 @@ func (w *world) slots(name string) string {
 	w.must(err)
 	defer conn.Close()
 	go func() { _, _ = io.Copy(io.Discard, conn) }() // or the guest would block
-	_, err = fmt.Fprintln(conn, `echo SLOTS $(for d in /sys/class/block/vd* /sys/class/net/eth*; do readlink -f $d; cat $d/serial $d/address 2>/dev/null; done)`)
+	_, err = fmt.Fprintln(conn, `for d in /sys/class/block/vd* /sys/class/net/eth*; do echo SLOT $(cat $d/serial $d/address 2>/dev/null) $(readlink -f $d/device/..); done`)
 	w.must(err)
-	found := strings.Fields(s.Wait(w.t, `^SLOTS (.*)$`, time.Minute)[1])
+	var found []string
+	for range 4 {
+		found = append(found, s.Wait(w.t, `^SLOT (\S+ \S+)$`, time.Minute)[1])
+	}
+	slices.Sort(found)
 	return strings.Join(found, "\n")
 }
 
@@ -170,7 +175,12 @@ func TestFullPool(t *testing.T) {
 	const size = 64 << 20
 	w.must(syscall.Mount("none", pool, "tmpfs", 0, "size="+strconv.Itoa(size)))
 	t.Cleanup(func() {
-		w.cleanup()
+		if w.agent != nil {
+			w.kill()
+		}
+		if err := testbed.KillAll(w.dir); err != nil {
+			t.Error(err)
+		}
 		if err := syscall.Unmount(pool, 0); err != nil {
 			t.Errorf("unmount the pool: %v", err)
 		}
