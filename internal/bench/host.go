@@ -155,6 +155,9 @@ func pushes(ctx context.Context, b *bench, h *world, machines int) ([]row, error
 		var took spread
 		for i := range rounds {
 			d, err := h.push(ctx, change.edit(i))
+			if err == nil {
+				err = h.converge(ctx) // nothing waits or is blocked either
+			}
 			if err != nil {
 				return rows, err
 			}

@@ -71,8 +71,11 @@ func (s spread) at(q float64) time.Duration {
 func (s spread) median() time.Duration { return s.at(0.5) }
 
 func (s spread) String() string {
-	if len(s) == 1 {
+	switch {
+	case len(s) == 1:
 		return millis(s[0])
+	case len(s) < 20: // no p95 to speak of
+		return fmt.Sprintf("%s median, %s most of %d", millis(s.median()), millis(s.at(1)), len(s))
 	}
 	return fmt.Sprintf("%s median, %s p95 of %d", millis(s.median()), millis(s.at(0.95)), len(s))
 }
