@@ -126,7 +126,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	if a.mem.Restarts == nil {
-		a.mem.Restarts = map[string]string{}
+		a.mem.Restarts = map[string]reconcile.Restart{}
 	}
 	a.events, err = openJournal(filepath.Join(cfg.StateDir, "agent", "events.jsonl"), cfg.Now)
 	return a, err

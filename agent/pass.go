@@ -81,8 +81,8 @@ func (a *Agent) desired(set *spec.Set) *reconcile.Desired {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	d := reconcile.NewDesired(set, a.cfg.Host, a.mem.Good)
-	for uid, why := range a.mem.Restarts {
-		d.Restart[reconcile.Key{Kind: spec.KindVirtualMachine, UID: uid}] = why
+	for uid, r := range a.mem.Restarts {
+		d.Restart[reconcile.Key{Kind: spec.KindVirtualMachine, UID: uid}] = r
 	}
 	return d
 }
@@ -187,12 +187,16 @@ const inProgress = "in progress"
 func (a *Agent) absorb(plan *reconcile.Plan, have reconcile.State) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	changed := false
+	changed, forgot := false, false
 	listed := make(map[reconcile.Key]bool, len(plan.Actions))
 	for i := range plan.Actions {
 		act := &plan.Actions[i]
 		k := act.Key()
 		listed[k] = true
+		if r, ok := a.mem.Restarts[k.UID]; ok && act.Have != nil && act.Have.VM != nil && act.Have.VM.Launch != r.Launch {
+			delete(a.mem.Restarts, k.UID) // fulfilled by an agent that was killed before it wrote that down
+			forgot = true
+		}
 		if act.Op != reconcile.OpUnchanged || act.Want == nil {
 			continue
 		}
@@ -209,13 +213,14 @@ func (a *Agent) absorb(plan *reconcile.Plan, have reconcile.State) error {
 			changed = true
 		}
 	}
-	if plan.Empty() && len(a.failures) == 0 && len(a.running) == 0 {
-		if a.mem.LastApplied != plan.Revision {
-			a.mem.LastApplied = plan.Revision
-			a.events.normal("", "Applied", "revision "+short(plan.Revision)+" is applied: "+plan.Headline())
-			if err := a.store.save(stateFile, a.mem); err != nil {
-				return err
-			}
+	applied := plan.Empty() && len(a.failures) == 0 && len(a.running) == 0 && a.mem.LastApplied != plan.Revision
+	if applied {
+		a.mem.LastApplied = plan.Revision
+		a.events.normal("", "Applied", "revision "+short(plan.Revision)+" is applied: "+plan.Headline())
+	}
+	if applied || forgot {
+		if err := a.store.save(stateFile, a.mem); err != nil {
+			return err
 		}
 	}
 	if !changed {

@@ -15,18 +15,18 @@ import (
 // memory is what the agent itself must remember over a restart. Losing it
 // loses no machine and no disk: without a base nothing is deleted.
 type memory struct {
-	Cluster       string              `json:"cluster"` // id the host belongs to
-	IQNBase       string              `json:"iqnBase"`
-	Good          string              `json:"good"`          // revision in force
-	LastAttempted string              `json:"lastAttempted"` // newest seen, refused or not
-	LastApplied   string              `json:"lastApplied"`
-	Refused       string              `json:"refused,omitempty"` // why LastAttempted is not in force
-	Accepted      []string            `json:"accepted,omitempty"`
-	Suspensions   []policy.Suspension `json:"suspensions,omitempty"`
-	Allowances    []policy.Allowance  `json:"allowances,omitempty"`
-	Ledger        policy.Ledger       `json:"ledger,omitempty"`
-	Restarts      map[string]string   `json:"restarts,omitempty"` // machine UID: why
-	LastContact   time.Time           `json:"lastContact,omitzero"`
+	Cluster       string                       `json:"cluster"` // id the host belongs to
+	IQNBase       string                       `json:"iqnBase"`
+	Good          string                       `json:"good"`          // revision in force
+	LastAttempted string                       `json:"lastAttempted"` // newest seen, refused or not
+	LastApplied   string                       `json:"lastApplied"`
+	Refused       string                       `json:"refused,omitempty"` // why LastAttempted is not in force
+	Accepted      []string                     `json:"accepted,omitempty"`
+	Suspensions   []policy.Suspension          `json:"suspensions,omitempty"`
+	Allowances    []policy.Allowance           `json:"allowances,omitempty"`
+	Ledger        policy.Ledger                `json:"ledger,omitempty"`
+	Restarts      map[string]reconcile.Restart `json:"restarts,omitempty"` // by machine UID
+	LastContact   time.Time                    `json:"lastContact,omitzero"`
 }
 
 // applied is the form of base on disk.

@@ -182,7 +182,11 @@ func (a *Agent) Restart(_ context.Context, r api.MachineRequest) error {
 	if r.Force {
 		why += forcedSuffix
 	}
-	err = a.remember(func(m *memory) { m.Restarts[k.UID] = why })
+	launch, err := a.launchOf(k)
+	if err != nil {
+		return err
+	}
+	err = a.remember(func(m *memory) { m.Restarts[k.UID] = reconcile.Restart{Why: why, Launch: launch} })
 	a.audit("VirtualMachine/"+r.Name, "Restart", why, r.Caller, err)
 	a.wake(trigger{why: "restart asked for"})
 	return err
@@ -202,6 +206,20 @@ func (a *Agent) declaredStopped(k reconcile.Key) bool {
 	return ok && vm.PowerState == spec.PowerStopped
 }
 
+// launchOf is the launch that runs as of the last pass; empty where none does.
+func (a *Agent) launchOf(k reconcile.Key) (string, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if h := a.have.Objects[k]; h != nil && h.VM != nil {
+		return h.VM.Launch, nil
+	}
+	why := a.have.Unknown[k]
+	if why == "" {
+		why = "it does not exist yet"
+	}
+	return "", &api.Error{Code: api.Unavailable, Message: "the machine cannot be restarted now: " + why, Hint: "try again, or end it with reconciler stop --force"}
+}
+
 // forcedSuffix ends the reason of a restart that does not ask the guest.
 const forcedSuffix = ", without asking the guest"
 
@@ -209,7 +227,7 @@ const forcedSuffix = ", without asking the guest"
 func (a *Agent) forced(uid string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return strings.HasSuffix(a.mem.Restarts[uid], forcedSuffix)
+	return strings.HasSuffix(a.mem.Restarts[uid].Why, forcedSuffix)
 }
 
 // Stop stops a machine now. The next pass starts it again where it is declared

@@ -17,8 +17,15 @@ type Desired struct {
 	// Elsewhere are the objects of other hosts: Key to host. They are in the
 	// tree, so a trace of them here is no reason to delete it.
 	Elsewhere map[Key]string
-	// Restart are machines whose restart an operator asked for, and why.
-	Restart map[Key]string
+	// Restart are machines whose restart an operator asked for.
+	Restart map[Key]Restart
+}
+
+// Restart is an operator's request to restart one launch of a machine. When
+// another launch runs it is fulfilled, also if nobody lived to write that down.
+type Restart struct {
+	Why    string `json:"why"`
+	Launch string `json:"launch"` // empty for a machine that was off
 }
 
 // NewDesired picks from a tree what concerns one host.
@@ -30,7 +37,7 @@ func NewDesired(set *spec.Set, host, revision string) *Desired {
 		Revision:  revision,
 		Objects:   map[Key]*Object{},
 		Elsewhere: map[Key]string{},
-		Restart:   map[Key]string{},
+		Restart:   map[Key]Restart{},
 	}
 	for _, o := range set.All() {
 		if at := set.HostOf(o); at != "" && at != host {

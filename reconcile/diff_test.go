@@ -402,3 +402,21 @@ func TestAccessAndStart(t *testing.T) {
 		}
 	}
 }
+
+// A request for a restart is for one launch: an agent that is killed after the
+// restart must not do it again.
+func TestRestartRequestIsForOneLaunch(t *testing.T) {
+	d := desired(t, vmDoc("v", plainVM))
+	have, base := world(d)
+	k := key(t, d, spec.KindVirtualMachine, "v")
+	d.Restart[k] = Restart{Why: "asked for by ada", Launch: have.Objects[k].VM.Launch}
+	p := Diff(d, base, have, testNow)
+	if a := find(t, p, k.Kind, "v"); a.Op != OpRestart || a.State != Ready || a.Reason != "asked for by ada" {
+		t.Errorf("%s %s: %s", a.Op, a.State, a.Reason)
+	}
+	have.Objects[k].VM.Launch = "the next"
+	p = Diff(d, base, have, testNow)
+	if a := find(t, p, k.Kind, "v"); a.Op != OpUnchanged {
+		t.Errorf("restarted again: %s", a.Op)
+	}
+}

@@ -78,7 +78,10 @@ func (d *differ) power(a *Action, b *Applied, from, to string, impact Impact) {
 // restartAsked says why the machine is to be restarted; empty if nobody asked.
 func (d *differ) restartAsked(a *Action, b *Applied) string {
 	const path = "spec.restartedAt"
-	why := d.want.Restart[a.Key()]
+	why := ""
+	if r, ok := d.want.Restart[a.Key()]; ok && r.Launch == a.Have.VM.Launch {
+		why = r.Why
+	}
 	if to, from := a.Want.Get(path), a.Have.Get(path); to != from {
 		a.Changes = append(a.Changes, Change{
 			Field: path, From: from, To: to, Impact: ImpactRestart, cause: d.changeCause(a.Want, b, path),
