@@ -20,6 +20,7 @@ func TestIdentity(t *testing.T) {
 		{"created again after retention", afterRetention},
 		{"the name reused by another spec", nameReused},
 		{"a raised incarnation", raisedIncarnation},
+		{"a machine's raised incarnation", raisedMachine},
 		{"renamed, renamed back, tidied", renamed},
 		{"a tidied name that was another's", tidiedOntoAnother},
 		{"undeleted", undeleted},
@@ -176,6 +177,26 @@ func raisedIncarnation(t *testing.T, w *world) {
 	w.git("push", "-q", "origin", "HEAD:main")
 	w.reconcile()
 	w.marked(fresh, 0x34)
+}
+
+// A machine has no data: a raised incarnation is another machine with the same
+// disk, which the first gives away before.
+func raisedMachine(t *testing.T, w *world) {
+	w.write("raised.yaml", disk("raised", "1Mi")+bios("raised", "disks: [{disk: raised}]"))
+	w.apply("a machine")
+	vm, dk := w.uid("VirtualMachine/raised"), w.uid("Disk/raised")
+	w.write("raised.yaml", disk("raised", "1Mi")+with(bios("raised", "disks: [{disk: raised}]"), "incarnation: 1"))
+	w.apply("another machine under the name")
+	w.settled()
+	fresh := w.uid("VirtualMachine/raised")
+	if d := w.uid("Disk/raised"); fresh == vm || d != dk {
+		t.Errorf("machine %s with disk %s, was %s with %s", fresh, d, vm, dk)
+	}
+	if w.qemu(vm).PID != 0 || w.qemu(fresh).PID == 0 {
+		t.Errorf("the old machine runs as %v, the new one as %v", w.qemu(vm), w.qemu(fresh))
+	}
+	w.remove("raised.yaml")
+	w.apply("remove it")
 }
 
 func renamed(t *testing.T, w *world) {
