@@ -19,6 +19,8 @@ import (
 	"reconciler/api"
 	"reconciler/api/apitest"
 	"reconciler/spec"
+
+	"reconciler/internal/testbed"
 )
 
 // patience is how long a test waits for what must come.
@@ -199,20 +201,13 @@ func TestConsoleTerminal(t *testing.T) {
 	r := begin(t, tty, "console", "web-1", "--run-dir", dir)
 	// Ctrl-C among them: it must not end this process. A key that is typed
 	// before the terminal is raw would be seen by the line discipline.
-	deadline := time.Now().Add(patience)
-	for {
+	testbed.Await(t, patience, "a raw terminal", func() bool {
 		now, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if now.Lflag&(unix.ICANON|unix.ECHO|unix.ISIG) == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the terminal was not made raw within %s", patience)
-		}
-		time.Sleep(time.Millisecond)
-	}
+		return now.Lflag&(unix.ICANON|unix.ECHO|unix.ISIG) == 0
+	})
 	fmt.Fprint(keys, "a\x03b\n")
 	r.want("heard a\x03b")
 	fmt.Fprint(keys, "\x1d")

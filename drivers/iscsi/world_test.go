@@ -27,6 +27,8 @@ import (
 	"reconciler/drivers/iscsi/volume"
 	"reconciler/reconcile"
 	"reconciler/spec"
+
+	"reconciler/internal/testbed"
 )
 
 // The test binary is also the target process: state directory, run directory.
@@ -239,17 +241,8 @@ func (w *world) awaitTarget() {
 
 func await(t testing.TB, what string, try func() error) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("waited for %s: %v", what, err)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	var err error
+	testbed.Await(t, 20*time.Second, what, func() bool { err = try(); return err == nil }, func() string { return err.Error() })
 }
 
 func (w *world) config() Config {

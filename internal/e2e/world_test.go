@@ -363,17 +363,7 @@ func (w *world) serialPath(name string) string {
 // across processes.
 func (w *world) await(limit time.Duration, what string, ok func() bool) {
 	w.t.Helper()
-	deadline := time.NewTimer(limit)
-	defer deadline.Stop()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-deadline.C:
-			w.t.Fatalf("no sign of %s after %s\n%s", what, limit, w.tail())
-		case <-tick.C:
-		}
-	}
+	testbed.Await(w.t, limit, what, ok, w.tail)
 }
 
 // qemus are the QEMU processes of the world.

@@ -187,7 +187,7 @@ func TestFenceUnderLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := b.region()
-		time.Sleep(time.Duration(rand.IntN(3)) * time.Millisecond)
+		<-time.After(time.Duration(rand.IntN(3)) * time.Millisecond) // a late write would come now
 		if !bytes.Equal(before, b.region()) {
 			t.Fatalf("round %d: the volume changed after the fence", round)
 		}

@@ -14,6 +14,8 @@ import (
 
 	"reconciler/claim"
 	"reconciler/drivers/iscsi/scsi"
+
+	"reconciler/internal/testbed"
 )
 
 const (
@@ -132,11 +134,7 @@ func serveTest(t testing.TB, dir string, change func(*Config)) (client *Client, 
 // waitFor waits until cond holds.
 func waitFor(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(waitLimit); !cond(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for %s", waitLimit, what)
-		}
-	}
+	testbed.Await(t, waitLimit, what, cond)
 }
 
 const testSize = 64 << 20

@@ -87,7 +87,7 @@ func TestHostilePeers(t *testing.T) {
 					if _, err := i.nc.Write(h[k : k+1]); err != nil {
 						return
 					}
-					time.Sleep(20 * time.Millisecond)
+					<-time.After(20 * time.Millisecond)
 				}
 			}()
 			return i
@@ -98,7 +98,7 @@ func TestHostilePeers(t *testing.T) {
 			h[1] = 1<<2 | 3
 			go func() {
 				for i.send(h, nil) == nil {
-					time.Sleep(time.Millisecond)
+					<-time.After(time.Millisecond)
 				}
 			}()
 			return i
