@@ -72,7 +72,7 @@ func Ensure(ctx context.Context, cfg EnsureConfig) error {
 
 // startKeeper starts what keeps the server alive, where nothing does.
 func startKeeper(ctx context.Context, cfg EnsureConfig) error {
-	if lives, err := supervisorLives(ctx, filepath.Join(cfg.RunDir, supervisorLock)); lives || err != nil {
+	if lives, err := supervisorLives(ctx, filepath.Join(cfg.StateDir, supervisorLock)); lives || err != nil {
 		return err
 	}
 	log, err := os.OpenFile(logPath(cfg.RunDir), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
@@ -121,7 +121,7 @@ func supervisorLives(ctx context.Context, path string) (bool, error) {
 // target is there again.
 func Stop(ctx context.Context, cfg EnsureConfig) error {
 	// The supervisor first: it would start the server again.
-	for _, name := range []string{filepath.Join(cfg.RunDir, supervisorLock), filepath.Join(cfg.StateDir, lockName)} {
+	for _, name := range []string{filepath.Join(cfg.StateDir, supervisorLock), filepath.Join(cfg.StateDir, lockName)} {
 		if err := stopHolder(ctx, name); err != nil {
 			return err
 		}

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"reconciler/drivers/iscsi/scsi"
-	"reconciler/internal/unixsock"
 )
 
 const (
@@ -64,29 +63,23 @@ func Serve(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer srv.state.dir.Close()
-	ln, err := unixsock.Listen(socketPath(cfg.RunDir))
+	socket, err := listenControl(cfg.RunDir)
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
 	}
-	defer ln.Close()
+	defer socket.Close()
 
 	var background sync.WaitGroup
 	background.Go(func() { srv.watch.run(run) })
 	background.Go(func() { srv.keepAlive(run) })
 	srv.restoreAll(ctx)
-	background.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			background.Go(func() { srv.serveControl(run, c) })
-		}
-	})
+	listening, deaf := context.WithCancel(run)
+	defer deaf()
+	background.Go(func() { srv.control(listening, run, socket) })
 	cfg.Logger.Info("target serves", "exports", len(srv.allTargets()))
 
 	<-ctx.Done()
-	_ = ln.Close()
+	deaf()
 	srv.portals.close()
 	err = srv.shutdown()
 	cancel()

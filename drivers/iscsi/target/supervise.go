@@ -29,7 +29,7 @@ const (
 )
 
 // Supervise keeps a server running until ctx is done, and then leaves it alone:
-// who wants it ended ends it (see Stop). There is one supervisor for a run
+// who wants it ended ends it (see Stop). There is one supervisor for a state
 // directory; a second one ends at once without an error. It watches a server that
 // it did not start, one of a supervisor that was killed, in the same way as its
 // own: by the server's lock and its pidfd.
@@ -40,7 +40,7 @@ func Supervise(ctx context.Context, cfg EnsureConfig, log *slog.Logger) error {
 	if os.Getenv(detachedEnv) == "" {
 		return detach(cfg)
 	}
-	lock, ok, err := lockFile(filepath.Join(cfg.RunDir, supervisorLock))
+	lock, ok, err := lockFile(filepath.Join(cfg.StateDir, supervisorLock))
 	if err != nil || !ok {
 		return err
 	}

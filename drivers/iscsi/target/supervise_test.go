@@ -70,7 +70,7 @@ func ensured(t *testing.T) (dir string, cfg EnsureConfig, c *Client) {
 }
 
 func (cfg EnsureConfig) supervisorPID() int {
-	return lockPID(filepath.Join(cfg.RunDir, supervisorLock))
+	return lockPID(filepath.Join(cfg.StateDir, supervisorLock))
 }
 
 func serverPID(t *testing.T, c *Client) int {
