@@ -45,7 +45,7 @@ bench: setup ## measure what docs/performance.md reports
 	@go run ./internal/bench
 
 soak: setup ## crash the agent and the target hundreds of times (hours)
-	@go test -tags soak -run Soak -timeout 3h -v $(PKG)
+	@RECONCILER_SOAK=1 go test -tags soak -run 'Soak|UnderLoad' -p 1 -timeout 3h -v $(PKG)
 
 lint: ## gofmt, vet, staticcheck, go mod tidy, shell scripts
 	@scripts/install-packages $(PACKAGES_LINT)

@@ -216,7 +216,11 @@ func (a *Agent) absorb(plan *reconcile.Plan, have reconcile.State) error {
 	applied := plan.Empty() && len(a.failures) == 0 && len(a.running) == 0 && a.mem.LastApplied != plan.Revision
 	if applied {
 		a.mem.LastApplied = plan.Revision
-		a.events.normal("", "Applied", "revision "+short(plan.Revision)+" is applied: "+plan.Headline())
+		how := " is applied: "
+		if plan.Count(reconcile.Waiting)+plan.Count(reconcile.Held)+plan.Count(reconcile.Blocked) > 0 {
+			how = " is applied as far as it can be now: "
+		}
+		a.events.normal("", "Applied", "revision "+short(plan.Revision)+how+plan.Headline())
 	}
 	if applied || forgot {
 		if err := a.store.save(stateFile, a.mem); err != nil {
@@ -305,6 +309,9 @@ func (a *Agent) hostStatus(plan *reconcile.Plan, revErr error, now time.Time) st
 		if n := plan.Count(reconcile.Ready); n > 0 {
 			reconciling.Status, reconciling.Reason, reconciling.Message = status.True, "Progressing", fmt.Sprintf("%d actions", n)
 			ready.Status, ready.Reason = status.False, "Progressing"
+		}
+		if n := plan.Count(reconcile.Blocked); n > 0 {
+			ready.Status, ready.Reason, ready.Message = status.False, "Blocked", fmt.Sprintf("%d objects are blocked", n)
 		}
 		if n := len(a.failures); n > 0 {
 			ready.Status, ready.Reason, ready.Message = status.False, "Failing", fmt.Sprintf("%d objects fail", n)

@@ -68,6 +68,9 @@ func (a *Agent) find(kind spec.Kind, name string) (reconcile.Key, error) {
 	}
 	switch len(found) {
 	case 0:
+		if a.host.Host == "" {
+			return reconcile.Key{}, api.Errorf(api.Unavailable, "the agent has not finished its first pass")
+		}
 		return reconcile.Key{}, api.Errorf(api.NotFound, "%s/%s is not known on this host", kind, name)
 	case 1:
 		return found[0], nil
@@ -129,7 +132,7 @@ func (a *Agent) Resume(_ context.Context, r api.ResumeRequest) error {
 }
 
 // Allow releases held actions for a while.
-func (a *Agent) Allow(_ context.Context, r api.AllowRequest) error {
+func (a *Agent) Allow(ctx context.Context, r api.AllowRequest) error {
 	switch {
 	case r.Reason == "":
 		return api.Errorf(api.Invalid, "an allowance needs a reason")
@@ -138,14 +141,39 @@ func (a *Agent) Allow(_ context.Context, r api.AllowRequest) error {
 	case !strings.HasPrefix(r.ID, "sha256:") && !strings.Contains(r.ID, "/") && len(r.ID) < policy.MinID:
 		return api.Errorf(api.Invalid, "give at least %d digits of the action's id", policy.MinID)
 	}
+	var ids []string
+	if strings.HasPrefix(r.ID, "sha256:") {
+		var err error
+		if ids, err = a.idsOf(ctx, r.ID); err != nil {
+			return err
+		}
+	}
 	now := a.cfg.Now()
 	err := a.remember(func(m *memory) {
 		m.Allowances = slices.DeleteFunc(m.Allowances, func(l policy.Allowance) bool { return !now.Before(l.Until) })
-		m.Allowances = append(m.Allowances, policy.Allowance{ID: r.ID, Reason: r.Reason, By: r.Caller.Name, Until: now.Add(r.For)})
+		m.Allowances = append(m.Allowances, policy.Allowance{ID: r.ID, IDs: ids, Reason: r.Reason, By: r.Caller.Name, Until: now.Add(r.For)})
 	})
 	a.audit("", "Allowed", fmt.Sprintf("%s for %s: %s", r.ID, r.For, r.Reason), r.Caller, err)
 	a.wake(trigger{why: "allowed"})
 	return err
+}
+
+// idsOf lists the actions of the present plan, which must be the one named.
+func (a *Agent) idsOf(ctx context.Context, digest string) ([]string, error) {
+	p, err := a.Plan(ctx, api.PlanRequest{})
+	if err != nil {
+		return nil, err
+	}
+	if p.Hosts[0].Digest != digest {
+		return nil, &api.Error{Code: api.Conflict, Message: "the plan is another by now: its digest is " + p.Hosts[0].Digest, Hint: "look at it with reconciler plan"}
+	}
+	var ids []string
+	for i := range p.Actions {
+		if p.Actions[i].ID != "" {
+			ids = append(ids, p.Actions[i].ID)
+		}
+	}
+	return ids, nil
 }
 
 // Accept lets a revision come into force that does not descend from the one in

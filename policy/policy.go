@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +27,10 @@ func (s Suspension) Active(now time.Time) bool { return s.Until.IsZero() || now.
 type Allowance struct {
 	// ID is an action's, at least 8 digits of it, a plan's digest, or KIND/NAME
 	// for an action that has no id because no commit asked for it.
-	ID     string    `json:"id"`
+	ID string `json:"id"`
+	// IDs are the actions of the plan whose digest ID is: a part of a plan that
+	// was allowed as a whole may run, as after a crash in the middle.
+	IDs    []string  `json:"ids,omitempty"`
 	Reason string    `json:"reason"`
 	By     string    `json:"by"`
 	Until  time.Time `json:"until"`
@@ -39,6 +43,9 @@ const MinID = 8
 func (l Allowance) covers(a *reconcile.Action, digest string, now time.Time) bool {
 	if !now.Before(l.Until) {
 		return false
+	}
+	if a.ID != "" && slices.Contains(l.IDs, a.ID) {
+		return true
 	}
 	return l.ID == digest || l.ID == handle(a) || a.ID != "" && len(l.ID) >= MinID && strings.HasPrefix(a.ID, l.ID)
 }
@@ -72,7 +79,7 @@ func Apply(p *reconcile.Plan, in Input) {
 			continue
 		}
 		if s := suspended(a, in); s != nil {
-			hold(a, fmt.Sprintf("suspended by %s: %s", s.By, s.Reason), "reconciler resume")
+			hold(a, fmt.Sprintf("suspended by %s: %s", s.By, s.Reason), strings.TrimSpace("reconciler resume "+s.Object))
 			continue
 		}
 		allowed := false

@@ -71,7 +71,7 @@ func (p *Plan) WriteText(w io.Writer) error {
 	if p.Revision != "" {
 		fmt.Fprintf(&b, "Revision %s", short(p.Revision))
 		if p.Base != "" && p.Base != p.Revision {
-			fmt.Fprintf(&b, ", last applied %s", short(p.Base))
+			fmt.Fprintf(&b, ", base %s", short(p.Base))
 		}
 		b.WriteString("\n")
 	}
@@ -82,7 +82,7 @@ func (p *Plan) WriteText(w io.Writer) error {
 	}
 	for _, a := range p.changed() {
 		fmt.Fprintf(&b, "\n%3s %s/%s  %s", symbols[a.Op], a.Kind, a.Name, a.Op)
-		if a.State != Ready {
+		if a.State != Ready && a.Op != OpBlocked {
 			fmt.Fprintf(&b, ", %s", a.State)
 		}
 		var notes []string
