@@ -66,8 +66,10 @@ type Agent struct {
 	mem       memory
 	base      reconcile.Base
 	revisions map[reconcile.Key]string
-	set       *spec.Set // of mem.Good; nil before the first good revision
-	contact   bool      // the last fetch succeeded and its revision is in force
+	set       *spec.Set          // of mem.Good; nil before the first good revision
+	contact   bool               // the last fetch succeeded and its revision is in force
+	share     *reconcile.Desired // this host's of shareOf, worked out once for many passes
+	shareOf   *spec.Set
 	failures  map[reconcile.Key]*failure
 	running   map[reconcile.Key]*task
 	plan      *reconcile.Plan // of the last pass

@@ -80,11 +80,25 @@ var errNoRevision = errors.New("no revision is in force yet")
 func (a *Agent) desired(set *spec.Set) *reconcile.Desired {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	d := reconcile.NewDesired(set, a.cfg.Host, a.mem.Good)
+	if a.share == nil || a.shareOf != set || a.share.Revision != a.mem.Good {
+		share := reconcile.NewDesired(set, a.cfg.Host, a.mem.Good)
+		if set != a.set {
+			return a.withRestarts(share)
+		}
+		a.share, a.shareOf = share, set
+	}
+	return a.withRestarts(a.share)
+}
+
+// withRestarts adds to what a tree wants the restarts that were asked for. The
+// objects are shared: nobody changes them.
+func (a *Agent) withRestarts(want *reconcile.Desired) *reconcile.Desired {
+	d := *want
+	d.Restart = make(map[reconcile.Key]reconcile.Restart, len(a.mem.Restarts))
 	for uid, r := range a.mem.Restarts {
 		d.Restart[reconcile.Key{Kind: spec.KindVirtualMachine, UID: uid}] = r
 	}
-	return d
+	return &d
 }
 
 // observe asks both drivers. A driver that fails leaves its kinds incomplete;

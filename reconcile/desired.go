@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"slices"
 	"sort"
 	"strings"
 
@@ -39,25 +40,26 @@ func NewDesired(set *spec.Set, host, revision string) *Desired {
 		Elsewhere: map[Key]string{},
 		Restart:   map[Key]Restart{},
 	}
+	var flat []spec.Field
 	for _, o := range set.All() {
 		if at := set.HostOf(o); at != "" && at != host {
 			d.Elsewhere[Key{o.Kind, o.UID}] = at
 			continue
 		}
-		d.Objects[Key{o.Kind, o.UID}] = newObject(o)
+		flat = spec.AppendFlat(flat[:0], o)
+		d.Objects[Key{o.Kind, o.UID}] = newObject(o, flat)
 	}
 	for _, o := range set.All() {
 		if w := d.Objects[Key{o.Kind, o.UID}]; w != nil {
 			d.link(set, w)
-			sort.Slice(w.Fields, func(i, j int) bool { return w.Fields[i].Path < w.Fields[j].Path })
+			slices.SortFunc(w.Fields, func(a, b Field) int { return strings.Compare(a.Path, b.Path) })
 		}
 	}
 	return d
 }
 
-func newObject(o *spec.Object) *Object {
+func newObject(o *spec.Object, flat []spec.Field) *Object {
 	w := &Object{Kind: o.Kind, Name: o.Meta.Name, UID: o.UID, Incarnation: o.Meta.Incarnation, Spec: o.Spec}
-	flat := spec.Flatten(o)
 	w.Fields = make([]Field, 0, len(flat)+2)
 	for _, f := range flat {
 		// The entry's name is its identity and stands in every path of it.

@@ -1,8 +1,11 @@
 package reconcile
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"reconciler/spec"
@@ -14,8 +17,9 @@ import (
 func Diff(want *Desired, base Base, have State, now time.Time) Plan {
 	d := &differ{want: want, base: base, have: have, now: now}
 	d.index()
-	var actions []Action
-	for _, k := range d.keys() {
+	keys := d.keys()
+	actions := make([]Action, 0, len(keys))
+	for _, k := range keys {
 		if a, ok := d.object(k); ok {
 			actions = append(actions, a)
 		}
@@ -102,15 +106,8 @@ func (d *differ) keys() []Key {
 	for k := range seen {
 		keys = append(keys, k)
 	}
-	sort.Slice(keys, func(i, j int) bool {
-		a, b := keys[i], keys[j]
-		if a.Kind != b.Kind {
-			return order[a.Kind] < order[b.Kind]
-		}
-		if seen[a] != seen[b] {
-			return seen[a] < seen[b]
-		}
-		return a.UID < b.UID
+	slices.SortFunc(keys, func(a, b Key) int {
+		return cmp.Or(cmp.Compare(order[a.Kind], order[b.Kind]), strings.Compare(seen[a], seen[b]), strings.Compare(a.UID, b.UID))
 	})
 	return keys
 }

@@ -16,9 +16,12 @@ type Field struct {
 // Flatten lists every field of an object that has a value, in the order of the
 // types, for comparison. Entries of a list follow each other as they are
 // written; lists of plain values are joined with commas.
-func Flatten(o *Object) []Field {
+func Flatten(o *Object) []Field { return AppendFlat(nil, o) }
+
+// AppendFlat is Flatten into a list that the caller has.
+func AppendFlat(list []Field, o *Object) []Field {
 	d := definitionOf(o.Kind)
-	list := make([]Field, 0, len(d.leaves)+8)
+	list = slices.Grow(list, len(d.leaves)+8)
 	list = d.meta.flatten(list, reflect.ValueOf(&o.Meta).Elem(), "")
 	return d.spec.flatten(list, reflect.ValueOf(o.Spec).Elem(), "")
 }

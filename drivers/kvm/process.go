@@ -196,19 +196,20 @@ func (h *handle) wait(ctx context.Context) error {
 // ours searches the process table for a machine of ours.
 func (d *Driver) ours(uid string) ([]process, error) {
 	all, err := processes()
-	return slices.DeleteFunc(all, func(p process) bool { return p.uuid != uid || p.owner != d.owner }), err
+	return d.oursOf(all, uid), err
+}
+
+func (d *Driver) oursOf(all []process, uid string) []process {
+	return slices.DeleteFunc(all, func(p process) bool { return p.uuid != uid || p.owner != d.owner })
 }
 
 // find returns the machine's process, nil if it has none.
 func (d *Driver) find(uid string) (*process, error) {
 	procs, err := d.ours(uid)
-	if err != nil || len(procs) == 0 {
+	if err != nil {
 		return nil, err
 	}
-	if len(procs) > 1 {
-		return nil, twice(procs)
-	}
-	return &procs[0], nil
+	return only(procs)
 }
 
 // findAny is find before a start: nobody else's process may have the UUID.
@@ -222,7 +223,18 @@ func (d *Driver) findAny(uid string) (*process, error) {
 			return nil, taken(p)
 		}
 	}
-	return d.find(uid)
+	return only(d.oursOf(all, uid))
+}
+
+// only returns the process of a machine, of which there may be one at most.
+func only(procs []process) (*process, error) {
+	switch len(procs) {
+	case 0:
+		return nil, nil
+	case 1:
+		return &procs[0], nil
+	}
+	return nil, twice(procs)
 }
 
 func taken(p process) error {
