@@ -44,7 +44,7 @@ func newTgtd(t *testing.T) *tgtd {
 	portal := l.Addr().String()
 	l.Close()
 	g := &tgtd{
-		control: os.Getpid()%20000 + 1000*int(controlPort.Add(1)), portal: portal, dir: dir, disks: map[string]*target{},
+		control: 1 + (os.Getpid()+1000*int(controlPort.Add(1)))%32767, portal: portal, dir: dir, disks: map[string]*target{},
 	}
 	cmd := exec.Command("tgtd", "-f", "-C", strconv.Itoa(g.control), "--iscsi", "portal="+portal)
 	cmd.Env = append(os.Environ(), "TGT_IPC_SOCKET="+filepath.Join(dir, "ipc"))
