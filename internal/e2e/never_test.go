@@ -426,7 +426,9 @@ func neverTwice(t *testing.T, w *world) {
 	}
 	p := w.qemu(uid)
 
-	second := exec.CommandContext(t.Context(), binary, "run", "--state-dir", filepath.Join(w.dir, "state2"), "--run-dir", filepath.Join(w.dir, "run2"),
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	second := exec.CommandContext(ctx, binary, "run", "--state-dir", filepath.Join(w.dir, "state2"), "--run-dir", filepath.Join(w.dir, "run2"),
 		"--image-dir", w.images, "--repo", "file://"+w.bare, "--branch", "main", "--host", "host1", "--accel", "tcg")
 	out, err := second.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "another agent is running") {
