@@ -33,17 +33,18 @@ func startSuite(ctx context.Context, b *bench) ([]row, error) {
 	}
 	rows := []row{
 		within("start by the driver: record, exec, read-back, guest let run", driver, 0),
-		within("the same arguments by hand, until QMP greets", hand, 0),
-		within("the driver's own time in a start", difference(driver, hand), 40*time.Millisecond),
+		within("the same arguments by hand, until QMP greets", hand.greets, 0),
+		within("— until it answers a first command", hand.answers, 0),
+		within("the driver's own time in a start: the first less the second", difference(driver, hand.greets), 40*time.Millisecond),
 	}
 	apply, hand, err := applyStarts(ctx, b, rounds)
 	if err != nil {
 		return rows, err
 	}
 	return append(rows,
-		within("`reconciler apply` of a commit that adds a machine, a process of its own", apply, 0),
-		within("the same arguments by hand, until QMP greets", hand, 0),
-		within("all that is not QEMU in such an apply", difference(apply, hand), 0),
+		within("`reconciler apply` of a commit that adds a machine, beside 1 to 30 others", apply, 0),
+		within("the same arguments by hand, until QMP greets", hand.greets, 0),
+		within("all that is not QEMU in such an apply", difference(apply, hand.greets), 0),
 	), nil
 }
 
@@ -60,14 +61,23 @@ type noDisks struct{}
 
 func (noDisks) Answers(context.Context, []string) error { return nil }
 
-func driverStarts(ctx context.Context, b *bench, rounds int) (driver, hand spread, err error) {
+// byHand are starts of QEMU without the agent.
+type byHand struct{ greets, answers spread }
+
+func (h *byHand) start(ctx context.Context, dir string, argv []string) error {
+	greets, answers, err := qemuByHand(ctx, dir, argv)
+	h.greets, h.answers = append(h.greets, greets), append(h.answers, answers)
+	return err
+}
+
+func driverStarts(ctx context.Context, b *bench, rounds int) (driver spread, hand byHand, err error) {
 	dir, err := b.sub("start")
 	if err != nil {
-		return nil, nil, err
+		return nil, hand, err
 	}
 	d, err := kvm.New(kvm.Config{StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"), Accel: kvm.AccelTCG, Storage: noDisks{}})
 	if err != nil {
-		return nil, nil, err
+		return nil, hand, err
 	}
 	defer d.Close()
 	var argv []string
@@ -83,29 +93,27 @@ func driverStarts(ctx context.Context, b *bench, rounds int) (driver, hand sprea
 			}
 			return err
 		}
-		byHand := func() error {
+		withoutDriver := func() error {
 			if i < 0 {
 				return nil
 			}
-			took, err := qemuByHand(ctx, dir, argv)
-			hand = append(hand, took)
-			return err
+			return hand.start(ctx, dir, argv)
 		}
-		turns := []func() error{byDriver, byHand}
+		turns := []func() error{byDriver, withoutDriver}
 		if i%2 == 1 {
 			slices.Reverse(turns)
 		}
 		for _, turn := range turns {
 			if err := turn(); err != nil {
-				return nil, nil, err
+				return nil, hand, err
 			}
 		}
 		if argv, err = recordedArgv(filepath.Join(dir, "state"), want.UID); err != nil {
-			return nil, nil, err
+			return nil, hand, err
 		}
 		_, err := d.Apply(ctx, reconcile.Action{Kind: want.Kind, Name: want.Name, UID: want.UID, Op: reconcile.OpDelete}, reconcile.Inputs{Force: true})
 		if err != nil {
-			return nil, nil, err
+			return nil, hand, err
 		}
 	}
 	return driver, hand, nil
@@ -122,32 +130,32 @@ func bareMachine(i int) *reconcile.Object {
 	return &reconcile.Object{Kind: spec.KindVirtualMachine, Name: name, UID: spec.UID("bench", spec.KindVirtualMachine, spec.Meta{Name: name}), Spec: vm}
 }
 
-func applyStarts(ctx context.Context, b *bench, rounds int) (apply, hand spread, err error) {
+func applyStarts(ctx context.Context, b *bench, rounds int) (apply spread, hand byHand, err error) {
 	h, err := newWorld(ctx, b, "apply")
 	if err != nil {
-		return nil, nil, err
+		return nil, hand, err
 	}
 	// The first brings up the target and asks QEMU for its machine types.
 	for i := range rounds + 1 {
 		name := fmt.Sprintf("vm-%02d", i)
 		if err := h.commit(ctx, map[string]string{"vms/" + name + ".yaml": machineText(name, "", "")}); err != nil {
-			return nil, nil, err
+			return nil, hand, err
 		}
 		began := time.Now()
 		if out, err := h.command(ctx, "apply", h.flags()...).CombinedOutput(); err != nil {
-			return nil, nil, fmt.Errorf("apply: %w: %s", err, out)
+			return nil, hand, fmt.Errorf("apply: %w: %s", err, out)
 		}
 		took := time.Since(began)
 		argv, err := recordedArgv(h.state(), spec.UID("bench", spec.KindVirtualMachine, spec.Meta{Name: name}))
 		if err != nil {
-			return nil, nil, err
+			return nil, hand, err
 		}
-		byHand, err := qemuByHand(ctx, h.dir, argv)
-		if err != nil {
-			return nil, nil, err
+		if i == 0 {
+			continue
 		}
-		if i > 0 {
-			apply, hand = append(apply, took), append(hand, byHand)
+		apply = append(apply, took)
+		if err := hand.start(ctx, h.dir, argv); err != nil {
+			return nil, hand, err
 		}
 	}
 	return apply, hand, nil
@@ -180,8 +188,8 @@ func recordedArgv(state, uid string) ([]string, error) {
 }
 
 // qemuByHand runs QEMU as the driver does, with its sockets made beforehand,
-// and says how long it took to the QMP greeting.
-func qemuByHand(ctx context.Context, dir string, argv []string) (time.Duration, error) {
+// and says how long it took to the QMP greeting, and to the answer to a command.
+func qemuByHand(ctx context.Context, dir string, argv []string) (greets, answers time.Duration, err error) {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	var stderr strings.Builder
@@ -191,12 +199,12 @@ func qemuByHand(ctx context.Context, dir string, argv []string) (time.Duration, 
 		path := filepath.Join(dir, "hand"+strconv.Itoa(i))
 		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		defer l.Close()
 		f, err := l.File()
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		defer f.Close()
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
@@ -206,7 +214,7 @@ func qemuByHand(ctx context.Context, dir string, argv []string) (time.Duration, 
 	}
 	began := time.Now()
 	if err := cmd.Start(); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer func() {
 		_ = cmd.Process.Kill()
@@ -214,16 +222,26 @@ func qemuByHand(ctx context.Context, dir string, argv []string) (time.Duration, 
 	}()
 	conn, err := net.Dial("unix", monitor)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer conn.Close()
 	if err := conn.SetDeadline(began.Add(time.Minute)); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	line, err := bufio.NewReader(conn).ReadString('\n')
-	took := time.Since(began)
-	if err != nil || !strings.Contains(line, `"QMP"`) {
-		return 0, fmt.Errorf("QEMU by hand greets with %q: %w: %s", line, err, stderr.String())
+	lines := bufio.NewReader(conn)
+	expect := func(what string) (time.Duration, error) {
+		line, err := lines.ReadString('\n')
+		if err != nil || !strings.Contains(line, what) {
+			return 0, fmt.Errorf("QEMU by hand says %q: %w: %s", line, err, stderr.String())
+		}
+		return time.Since(began), nil
 	}
-	return took, nil
+	if greets, err = expect(`"QMP"`); err != nil {
+		return 0, 0, err
+	}
+	if _, err := conn.Write([]byte(`{"execute": "qmp_capabilities"}`)); err != nil {
+		return 0, 0, err
+	}
+	answers, err = expect(`"return"`)
+	return greets, answers, err
 }
