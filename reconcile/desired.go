@@ -87,6 +87,13 @@ func (d *Desired) link(set *spec.Set, w *Object) {
 				w.Fields = append(w.Fields, Field{Path: p + ".size", Value: disk.Spec.(*spec.Disk).Size.String()})
 			}
 		}
+		// Firmware boots from the first disk: another order is another machine at
+		// its next start.
+		if s.Boot.Kernel == nil && len(s.Disks) > 0 {
+			if disk := set.Get(spec.KindDisk, s.Disks[0].Disk); disk != nil {
+				w.Fields = append(w.Fields, Field{Path: "spec.boot.disk", Value: s.Disks[0].Name, ID: disk.UID})
+			}
+		}
 		for _, n := range s.NICs {
 			p := "spec.nics[" + n.Name + "]"
 			if net := d.refer(set, w, p+".network", spec.KindNetwork, n.Network); net != nil {

@@ -76,6 +76,9 @@ func TestSingleEdits(t *testing.T) {
 			disk, "d0", OpUpdate, ImpactDestroy, Ready, "spec.retention", ""},
 		{"lengthen retention", []string{diskDoc("d0", "size: 64Mi")}, []string{diskDoc("d0", "size: 64Mi, retention: 200h")},
 			disk, "d0", OpUpdate, ImpactNone, Ready, "spec.retention", ""},
+		{"another boot disk", []string{diskDoc("d0", "size: 64Mi"), diskDoc("d1", "size: 64Mi"), vmDoc("v", plainVM+", disks: [{disk: d0}, {disk: d1}]")},
+			[]string{diskDoc("d0", "size: 64Mi"), diskDoc("d1", "size: 64Mi"), vmDoc("v", plainVM+", disks: [{disk: d1}, {disk: d0}]")},
+			vm, "v", OpUpdate, ImpactRestart, Waiting, "spec.boot.disk", "needs a restart"},
 		{"label", []string{vmDoc("v", plainVM)}, []string{strings.Replace(vmDoc("v", plainVM), "{name: v}", "{name: v, labels: {a: b}}", 1)},
 			vm, "v", OpUpdate, ImpactNone, Ready, "metadata.labels[a]", ""},
 		{"a machine on another host", []string{vmDoc("v", plainVM)}, []string{strings.Replace(vmDoc("v", plainVM), "host: host1", "host: host2", 1)},
@@ -229,10 +232,12 @@ func TestMovedDiskWaitsForItsOwner(t *testing.T) {
 	}
 }
 
+const kernelVM = plainVM + ", boot: {kernel: {image: k}}"
+
 func TestSwapTakesTwoRounds(t *testing.T) {
 	d0, d1 := diskDoc("d0", "size: 64Mi"), diskDoc("d1", "size: 64Mi")
-	have, base := world(desired(t, d0, d1, vmDoc("a", plainVM+", disks: [{disk: d0}]"), vmDoc("b", plainVM+", disks: [{disk: d1}]")))
-	to := desired(t, d0, d1, vmDoc("a", plainVM+", disks: [{disk: d1}]"), vmDoc("b", plainVM+", disks: [{disk: d0}]"))
+	have, base := world(desired(t, d0, d1, vmDoc("a", kernelVM+", disks: [{disk: d0}]"), vmDoc("b", kernelVM+", disks: [{disk: d1}]")))
+	to := desired(t, d0, d1, vmDoc("a", kernelVM+", disks: [{disk: d1}]"), vmDoc("b", kernelVM+", disks: [{disk: d0}]"))
 	for round := range 3 {
 		p := Diff(to, base, have, testNow)
 		if p.Empty() {

@@ -12,6 +12,7 @@ func (d *differ) vm(a *Action, b *Applied) {
 	w, h := a.Want, a.Have
 	a.Changes = d.fields(w, h, b)
 	a.keepSizes()
+	d.bootOrder(a, b)
 	again := d.restartAsked(a, b)
 	wantRunning := w.Get("spec.powerState") != spec.PowerStopped
 
@@ -54,6 +55,24 @@ func (a *Action) keepSizes() {
 		name, field, ok := entry(c.Field, "spec.disks")
 		if ok && field == "size" && !replaced[name] && c.To != "" && bytesOf(c.To) < bytesOf(c.From) {
 			c.Waits, c.never, c.Impact = cannotShrink, true, ImpactNone
+		}
+	}
+}
+
+// bootOrder compares the disk that firmware boots from. One that comes or goes
+// is seen as an attach or a detach; this is for disks that change places.
+func (d *differ) bootOrder(a *Action, b *Applied) {
+	const path = "spec.boot.disk"
+	to, from := a.Want.at(path), a.Have.at(path)
+	if to == nil || from == nil || to.same(*from) {
+		return
+	}
+	for _, r := range a.Want.Refs {
+		if r.To.UID == from.ID {
+			a.Changes = append(a.Changes, Change{
+				Field: path, From: from.Value, To: to.Value, Impact: ImpactRestart, cause: d.changeCause(a.Want, b, path), id: to.ID,
+			})
+			return
 		}
 	}
 }

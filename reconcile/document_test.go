@@ -34,6 +34,7 @@ var remarks = map[string]string{
 	"VirtualMachine spec.host":           "never: a machine does not move to another host yet",
 	"VirtualMachine spec.powerState":     "**stop** to `Stopped`; none to `Running`",
 	"VirtualMachine spec.restartedAt":    "**restart**, at once; none if it is taken away",
+	"VirtualMachine spec.boot.disk":      "**restart** where disks change places: firmware boots from the first; not written in the spec",
 	"VirtualMachine spec.disks[].disk":   "**live**: an entry comes, goes or gets another disk",
 	"VirtualMachine spec.disks[].size":   "**live**: the third step of growing, not written in the spec",
 	"VirtualMachine spec.nics[].backend": "**live**: the network's content, not written in the spec",

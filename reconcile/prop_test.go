@@ -224,7 +224,7 @@ func TestEveryFieldHasARule(t *testing.T) {
 			}
 		}
 		for path := range rules[kind] {
-			derived := path == "spec.disks[].size" || path == "spec.nics[].backend"
+			derived := path == "spec.disks[].size" || path == "spec.nics[].backend" || path == "spec.boot.disk"
 			if !paths[path] && !derived {
 				t.Errorf("%s %s has a rule and does not exist", kind, path)
 			}

@@ -79,6 +79,7 @@ var rules = map[spec.Kind]map[string]rule{
 		"spec.memory.max":           restart,
 		"spec.machine":              restart,
 		"spec.boot.firmware":        restart,
+		"spec.boot.disk":            special,
 		"spec.boot.kernel.image":    restart,
 		"spec.boot.initrd.image":    restart,
 		"spec.boot.cmdline":         restart,
