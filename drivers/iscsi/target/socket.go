@@ -48,33 +48,34 @@ func (s *controlSocket) there(runDir string) bool {
 func (srv *Server) control(ctx, calling context.Context, s *controlSocket) {
 	var calls sync.WaitGroup
 	defer calls.Wait()
-	for {
-		lost, lose := context.WithCancel(ctx)
-		calls.Go(func() {
-			defer lose()
-			tick := time.NewTicker(socketCheck)
-			defer tick.Stop()
-			for s.there(srv.cfg.RunDir) {
-				select {
-				case <-tick.C:
-				case <-lost.Done():
-					return
-				}
+	for ; s != nil; s = srv.listenAgain(ctx) {
+		srv.serveSocket(ctx, calling, s, &calls)
+	}
+}
+
+// serveSocket returns when the socket's file is gone, or ctx is done.
+func (srv *Server) serveSocket(ctx, calling context.Context, s *controlSocket, calls *sync.WaitGroup) {
+	lost, lose := context.WithCancel(ctx)
+	defer lose()
+	defer context.AfterFunc(lost, func() { _ = s.Close() })()
+	calls.Go(func() {
+		defer lose()
+		tick := time.NewTicker(socketCheck)
+		defer tick.Stop()
+		for s.there(srv.cfg.RunDir) {
+			select {
+			case <-tick.C:
+			case <-lost.Done():
+				return
 			}
-		})
-		stop := context.AfterFunc(lost, func() { _ = s.Close() })
-		for {
-			c, err := s.Accept()
-			if err != nil {
-				break
-			}
-			calls.Go(func() { srv.serveControl(calling, c) })
 		}
-		lose()
-		stop()
-		if s = srv.listenAgain(ctx); s == nil {
+	})
+	for {
+		c, err := s.Accept()
+		if err != nil {
 			return
 		}
+		calls.Go(func() { srv.serveControl(calling, c) })
 	}
 }
 
