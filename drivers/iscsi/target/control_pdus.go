@@ -57,7 +57,7 @@ func (s *session) logout(h *pdu.Header) error {
 		p.hdr[2] = response
 		p.hdr.PutU32(pdu.OffITT, itt)
 		s.push(p, takesStatSN)
-		s.flush()
+		s.sendAll()
 	}
 	switch {
 	case reason == closeConnection && h.U32(pdu.OffCID)>>16 != uint32(s.cid):

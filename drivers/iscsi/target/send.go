@@ -131,6 +131,18 @@ func (s *session) flush() {
 		s.stats.sent.Add(1)
 	}
 	s.sending = false
+	s.sentCond.Broadcast()
+	s.mu.Unlock()
+}
+
+// sendAll is flush that returns when what was pushed before it has been sent,
+// whoever sends it: for the last words of a session.
+func (s *session) sendAll() {
+	s.flush()
+	s.mu.Lock()
+	for s.sending && !s.closed {
+		s.sentCond.Wait()
+	}
 	s.mu.Unlock()
 }
 

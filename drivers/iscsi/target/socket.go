@@ -57,6 +57,7 @@ func (srv *Server) control(ctx, calling context.Context, s *controlSocket) {
 func (srv *Server) serveSocket(ctx, calling context.Context, s *controlSocket, calls *sync.WaitGroup) {
 	lost, lose := context.WithCancel(ctx)
 	defer lose()
+	defer s.Close()
 	defer context.AfterFunc(lost, func() { _ = s.Close() })()
 	calls.Go(func() {
 		defer lose()

@@ -75,10 +75,12 @@ func (s *session) taskManagement(h *pdu.Header) {
 		b := newBarrier(func() {
 			s.lu.Reset(s.nexus, kind)
 			answer(pdu.TaskComplete)
-			s.flush()
-			if after != nil {
-				after()
+			if after == nil {
+				s.flush()
+				return
 			}
+			s.sendAll()
+			after()
 		})
 		s.tgt.eachSession(func(o *session) { o.abort(b, anyTask) })
 		b.release()
