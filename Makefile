@@ -43,8 +43,8 @@ demo-down: ## stop all that the demo started and remove its files
 test: setup ## run the tests (PKG=./spec/... for some)
 	@$(TEST) $(PKG)
 
-bench: setup ## measure what docs/performance.md reports
-	@go run ./internal/bench
+bench: setup ## measure what docs/performance.md reports (BENCH='-run host -short' for less)
+	@go run ./internal/bench $(BENCH)
 
 soak: setup ## crash the agent and the target hundreds of times (hours)
 	@RECONCILER_SOAK=1 go test -tags soak -run 'Soak|UnderLoad' -p 1 -timeout 3h -v $(PKG)

@@ -31,11 +31,11 @@ type load struct {
 const scattered = 4096 * 104729
 
 var loads = []load{
-	{"4K random read, depth 32", 4096, 32, scattered, false, 120_000},
-	{"4K random write, depth 32", 4096, 32, scattered, true, 120_000},
-	{"4K random read, depth 1", 4096, 1, scattered, false, 30_000},
-	{"256K sequential read, depth 8", 256 << 10, 8, 0, false, 8_000},
-	{"256K sequential write, depth 8", 256 << 10, 8, 0, true, 6_000},
+	{"4K random read, depth 32", 4096, 32, scattered, false, 60_000},
+	{"4K random write, depth 32", 4096, 32, scattered, true, 60_000},
+	{"4K random read, depth 1", 4096, 1, scattered, false, 12_000},
+	{"256K sequential read, depth 8", 256 << 10, 8, 0, false, 4_000},
+	{"256K sequential write, depth 8", 256 << 10, 8, 0, true, 3_000},
 }
 
 // served is a target at work.
@@ -85,7 +85,7 @@ func targetSuite(ctx context.Context, b *bench) ([]row, error) {
 			if b.short {
 				l.count /= 100
 			}
-			r, err := compare(ctx, l, sessions, b.pick(5, 1), ours, tgtd)
+			r, err := compare(ctx, l, sessions, b.pick(15, 1), ours, tgtd)
 			if err != nil {
 				return rows, err
 			}
