@@ -40,6 +40,8 @@ var rules = map[spec.Kind]map[string]rule{
 		"spec.addresses.storage":    free,
 		"spec.addresses.migration":  free,
 		"spec.state":                free,
+		"spec.signingKey":           free,
+		"spec.drift":                free,
 	},
 	spec.KindStoragePool: {
 		"spec.host":                    never("a pool cannot move to another host"),

@@ -71,6 +71,12 @@ var formats = compileFormats(map[string]*format{
 		max: 64, what: "an IP address", hint: "write an IPv4 or IPv6 address of the host",
 		doc: "IPv4 or IPv6 address", check: checkIP,
 	},
+	"sshKey": {
+		pattern: `(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh\.com|sk-ecdsa-sha2-nistp256@openssh\.com) [A-Za-z0-9+/]+={0,2}( [A-Za-z0-9._@:+-]+)?`,
+		max:     2048, what: "a public SSH key",
+		hint: "one line as reconciler key prints it: ssh-ed25519 AAAA…",
+		doc:  "public SSH key: type, base64 and an optional comment",
+	},
 	"portal": {
 		max: 64, what: "a portal", hint: "write ADDRESS:PORT with an IP address, such as 192.0.2.1:3260 or [2001:db8::1]:3260",
 		doc: "`ADDRESS:PORT` with an IP address", check: checkPortal,

@@ -44,6 +44,7 @@ type Meta struct {
 	Annotations map[string]string `yaml:"annotations,omitempty" world:"policy" format:"annotation" doc:"Free key/value pairs; never interpreted."`
 	MovedFrom   []string          `yaml:"movedFrom,omitempty" world:"policy" format:"name" doc:"Former names, oldest first. Keeps the identity over a rename, and stays for ever."`
 	Incarnation int               `yaml:"incarnation,omitempty" world:"policy" min:"0" max:"1000000" doc:"Raise it to get a fresh object under a name used before."`
+	Drift       string            `yaml:"drift,omitempty" world:"policy" enum:"Correct,Report,Off" doc:"What happens when the object is changed behind the repository's back: Correct puts it right, Report proposes the change as a pull request, Off leaves it alone. By default what its host says."`
 }
 
 // Object is one document of a revision.
@@ -78,7 +79,17 @@ type Host struct {
 	Roles     []string      `yaml:"roles" world:"policy" enum:"Hypervisor,Storage" doc:"What the host does: run machines, serve disks, or both."`
 	Addresses HostAddresses `yaml:"addresses" doc:"Where the host is reached."`
 	State     string        `yaml:"state,omitempty" world:"policy" enum:"Active,Cordoned" default:"Active" doc:"Cordoned: nothing new starts here."`
+	// SigningKey is trusted as of the base of a pull request, never as of its head.
+	SigningKey string `yaml:"signingKey,omitempty" world:"policy" format:"sshKey" doc:"Public SSH key of the host's agent, as printed by reconciler key. A plan in CI believes the state a host reports only if it is signed with it."`
+	Drift      string `yaml:"drift,omitempty" world:"policy" enum:"Correct,Report,Off" default:"Correct" doc:"What happens to changes made behind the repository's back, for objects of this host that say nothing of their own (metadata.drift)."`
 }
+
+// Drift modes.
+const (
+	DriftCorrect = "Correct"
+	DriftReport  = "Report"
+	DriftOff     = "Off"
+)
 
 // Host roles and states.
 const (

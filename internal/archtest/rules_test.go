@@ -16,15 +16,15 @@ var layers = [][]string{
 	{"api"},
 	{"revision"},
 	{"drivers/kvm", "drivers/iscsi", "gitrepo", "forge", "secret"},
-	{"status", "drift"},
+	{"status", "drift", "review"},
 	{"policy"},
 	{"reconcile"},
 	{"spec"},
-	{"claim"},
+	{"claim", "trust"},
 }
 
 // pure packages compute: what they return follows from their arguments.
-var pure = []string{"spec", "reconcile", "policy", "status", "drift", "claim"}
+var pure = []string{"spec", "reconcile", "policy", "status", "drift", "review", "claim"}
 
 // testOnly packages are for tests and may look at anything.
 var testOnly = []string{"internal/testbed", "internal/testcount", "internal/archtest"}

@@ -165,6 +165,7 @@ func (e *edits) labels() (list []edit) {
 			d.field, d.to = field, map[string]any{"tier": "a"}
 			list = append(list, d)
 		}
+		list = append(list, update(object, "metadata.drift", "Correct", "", "Correct", "none"))
 	}
 	return list
 }
@@ -181,6 +182,9 @@ func (e *edits) declarations() []edit {
 		update(host1, "spec.addresses.migration", "127.0.0.3", "127.0.0.1", "127.0.0.3", "none"),
 		update(host1, "spec.addresses.management", "127.0.0.4", "127.0.0.1", "127.0.0.4", "none"),
 		update(host1, "spec.roles", []any{"Storage", "Hypervisor"}, "Hypervisor,Storage", "Storage,Hypervisor", "none"),
+		update(host1, "spec.signingKey", hostKey, "", hostKey, "none"),
+		update(host1, "spec.drift", "Report", "Correct", "Report", "none"),
+		update(host1, "spec.drift", "Correct", "Report", "Correct", "none"),
 		cordon,
 		update("StoragePool/fast", "spec.capacity", "5Gi", "4Gi", "5Gi", "none"),
 		update("StoragePool/fast", "spec.overcommit", 1.5, "1.0", "1.5", "none"),
@@ -189,6 +193,9 @@ func (e *edits) declarations() []edit {
 		rename("StoragePool/slow", "cold"),
 	}
 }
+
+// hostKey is any public key: what it signs is no matter of this table.
+const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAsbrTTnLaYzT8w7o4YIHO0dhL9PrVYQMHTo1S4Kp3n7 host1"
 
 // cordoned checks that a cordoned host takes no new machine.
 func cordoned(e *edits) {
