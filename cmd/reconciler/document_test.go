@@ -96,6 +96,10 @@ func writeKeys(b *strings.Builder, v reflect.Value, prefix string) {
 			writeKeys(b, v.Field(i), key+".")
 			continue
 		}
+		if f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Struct {
+			writeKeys(b, reflect.Zero(f.Type.Elem()), key+"[].")
+			continue
+		}
 		def := ""
 		if !v.Field(i).IsZero() {
 			def = "`" + plainValue(v.Field(i).Interface()) + "`"

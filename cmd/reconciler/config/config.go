@@ -32,19 +32,109 @@ type Config struct {
 	Credentials Credentials `yaml:"credentials"`
 	Allowed     Allowed     `yaml:"allowed"`
 	Limits      Limits      `yaml:"limits"`
+	Windows     []Window    `yaml:"windows"`
+	Tenants     []Tenant    `yaml:"tenants"`
 
-	Interval        time.Duration `yaml:"interval" doc:"Time between passes; a tenth is added at random. 1s to 24h."`
-	Heartbeat       time.Duration `yaml:"heartbeat" doc:"Longest time without a report in the status ref. 1m to 24h."`
-	StatusRefPrefix string        `yaml:"statusRefPrefix" doc:"Start of the ref this host's state is pushed to; the host's name is added."`
+	Signing             Signing  `yaml:"signing"`
+	RequireReviewedPlan bool     `yaml:"requireReviewedPlan" doc:"Carry out what a commit asks for only if a plan signed by one of planSigners contains it."`
+	PlanSigners         []string `yaml:"planSigners" doc:"Public SSH keys whose approvals of a plan count, a line each."`
+	OverrideKeys        []string `yaml:"overrideKeys" doc:"Public SSH keys that may release what is held, a line each."`
+	HostKeyFile         string   `yaml:"hostKeyFile" doc:"Private SSH key that signs what this host reports; one is made in the state directory if empty."`
+	Secrets             Secrets  `yaml:"secrets"`
+
+	Forge   Forge   `yaml:"forge"`
+	Webhook Webhook `yaml:"webhook"`
+
+	Interval          time.Duration `yaml:"interval" doc:"Time between passes; a tenth is added at random. 1s to 24h."`
+	Heartbeat         time.Duration `yaml:"heartbeat" doc:"Longest time without a report in the status ref. 1m to 24h."`
+	Status            StatusRepo    `yaml:"statusRepo"`
+	StatusRefPrefix   string        `yaml:"statusRefPrefix" doc:"Start of the ref this host's state is pushed to; the host's name is added."`
+	ApprovalsRef      string        `yaml:"approvalsRef" doc:"Ref that holds signed approvals and overrides."`
+	DriftBranchPrefix string        `yaml:"driftBranchPrefix" doc:"Start of the branch that proposes what was changed on this host; the host's name is added."`
 }
 
 // Credentials are files, read when they are needed, so that they can be
 // replaced while the agent runs.
 type Credentials struct {
-	TokenFile      string `yaml:"tokenFile" doc:"Token for http(s): \"user:token\", or the token alone."`
-	SSHKeyFile     string `yaml:"sshKeyFile" doc:"Private key for ssh."`
-	KnownHostsFile string `yaml:"knownHostsFile" doc:"Host keys trusted for ssh; no others are."`
-	CAFile         string `yaml:"caFile" doc:"PEM certificates trusted for https beside the system's."`
+	TokenFile      string           `yaml:"tokenFile" doc:"Token for http(s): \"user:token\", or the token alone."`
+	SSHKeyFile     string           `yaml:"sshKeyFile" doc:"Private key for ssh."`
+	KnownHostsFile string           `yaml:"knownHostsFile" doc:"Host keys trusted for ssh; no others are."`
+	CAFile         string           `yaml:"caFile" doc:"PEM certificates trusted for https beside the system's."`
+	Write          WriteCredentials `yaml:"write"`
+}
+
+// WriteCredentials are for pushes, where they differ from those for reading.
+type WriteCredentials struct {
+	TokenFile  string `yaml:"tokenFile" doc:"Token for pushes over http(s); the one for reading if empty."`
+	SSHKeyFile string `yaml:"sshKeyFile" doc:"Private key for pushes over ssh; the one for reading if empty."`
+}
+
+// StatusRepo is where reports go, if not to the repository that is followed.
+type StatusRepo struct {
+	URL         string      `yaml:"url" doc:"Repository that the status ref is pushed to; the followed one if empty."`
+	Credentials Credentials `yaml:"credentials"`
+}
+
+// Signing is whose commits come into force.
+type Signing struct {
+	Required    bool   `yaml:"required" doc:"Refuse commits without a good signature."`
+	Keys        string `yaml:"keys" doc:"File of SSH keys whose signatures count, in the form of ssh-keygen's allowed signers."`
+	GPGKeys     string `yaml:"gpgKeys" doc:"File of GPG public keys whose signatures count, ASCII armored."`
+	Commits     string `yaml:"commits" doc:"Which commits must be signed: All, or Merges, the first parents only. With Merges, whoever may click on merge at the forge may sign."`
+	TrustedBase string `yaml:"trustedBase" doc:"Commit, as a full hash, up to which nothing is checked."`
+}
+
+// Secrets is how Secret objects are decrypted.
+type Secrets struct {
+	AgeKeyFile string `yaml:"ageKeyFile" doc:"age identity that decrypts Secret objects. Its mode must be 0600."`
+}
+
+// Forge is where commit statuses and pull requests go.
+type Forge struct {
+	Kind       string `yaml:"kind" doc:"gitea, github or gitlab; nothing is told to a forge if empty."`
+	URL        string `yaml:"url" doc:"Address of the forge, such as https://git.example.org."`
+	Repository string `yaml:"repository" doc:"OWNER/NAME at the forge; taken from repo if empty."`
+	TokenFile  string `yaml:"tokenFile" doc:"Token that may write commit statuses and pull requests."`
+	CAFile     string `yaml:"caFile" doc:"PEM certificates trusted beside the system's."`
+}
+
+// Webhook is where a forge tells of a push.
+type Webhook struct {
+	Listen     string `yaml:"listen" doc:"ADDRESS:PORT to listen on for webhooks; none if empty."`
+	SecretFile string `yaml:"secretFile" doc:"Secret shared with the forge. Needed with listen."`
+	CertFile   string `yaml:"certFile" doc:"PEM certificate; without one the receiver speaks plain HTTP."`
+	KeyFile    string `yaml:"keyFile" doc:"Private key of the certificate."`
+}
+
+// Window is a time in which what interrupts may run. Where there is none, it
+// may run at any time.
+type Window struct {
+	Name     string        `yaml:"name" doc:"Name of the window, for messages."`
+	Schedule string        `yaml:"schedule" doc:"When it opens: minute, hour, day, month, weekday, as cron(5) reads them."`
+	Duration time.Duration `yaml:"duration" doc:"How long it is open. 1m to 168h."`
+	TimeZone string        `yaml:"timeZone" doc:"Time zone of the schedule, such as Europe/Berlin; UTC if empty."`
+	Impact   string        `yaml:"impact" doc:"Least impact that needs the window: live, migrate, restart, stop, remove or destroy; restart if empty."`
+}
+
+// Tenant limits what a directory of the repository may declare.
+type Tenant struct {
+	Name     string   `yaml:"name" doc:"Name of the tenant, for messages."`
+	Path     string   `yaml:"path" doc:"Directory in the repository; what is declared below it is the tenant's."`
+	Kinds    []string `yaml:"kinds" doc:"Kinds it may declare; VirtualMachine and Disk if empty."`
+	Pools    []string `yaml:"pools" doc:"StoragePools declared elsewhere that its disks may use."`
+	Networks []string `yaml:"networks" doc:"Networks declared elsewhere that its machines may use."`
+	Images   []string `yaml:"images" doc:"Images declared elsewhere that it may use."`
+	Hosts    []string `yaml:"hosts" doc:"Hosts its machines may run on; all if empty."`
+	Quota    Quota    `yaml:"quota"`
+}
+
+// Quota bounds the sum of what a tenant declares; 0 or empty is no bound.
+type Quota struct {
+	Machines int    `yaml:"machines" doc:"Machines."`
+	CPUs     int    `yaml:"cpus" doc:"Virtual CPUs of all machines."`
+	Memory   string `yaml:"memory" doc:"Memory of all machines, as 64Gi."`
+	Disks    int    `yaml:"disks" doc:"Disks."`
+	Storage  string `yaml:"storage" doc:"Size of all disks, as 2Ti."`
 }
 
 // Allowed is what specs may use of the host.
@@ -69,12 +159,15 @@ type Budget struct {
 // Default is the configuration where nothing is said.
 func Default() Config {
 	return Config{
-		Accel:           "kvm",
-		StateDir:        "/var/lib/reconciler",
-		RunDir:          "/run/reconciler",
-		Interval:        time.Minute,
-		Heartbeat:       10 * time.Minute,
-		StatusRefPrefix: "refs/reconciler/status/",
+		Accel:             "kvm",
+		StateDir:          "/var/lib/reconciler",
+		RunDir:            "/run/reconciler",
+		Interval:          time.Minute,
+		Heartbeat:         10 * time.Minute,
+		StatusRefPrefix:   "refs/reconciler/status/",
+		ApprovalsRef:      "refs/reconciler/approvals",
+		DriftBranchPrefix: "refs/heads/reconciler-drift/",
+		Signing:           Signing{Commits: "All"},
 		Limits: Limits{
 			Budget:   Budget{Count: policy.DefaultLimits.Count, Percent: policy.DefaultLimits.Percent},
 			Parallel: 4,
@@ -110,9 +203,11 @@ func (c *Config) Check() []Problem {
 	add := func(key, format string, args ...any) {
 		list = append(list, Problem{key, fmt.Sprintf(format, args...)})
 	}
-	if u, err := url.Parse(c.Repo); err == nil && u.User != nil && strings.Contains(c.Repo, "://") {
-		if _, secret := u.User.Password(); secret || u.Scheme != "ssh" {
-			add("repo", "credentials must not stand in the address; use credentials.tokenFile")
+	for _, a := range []struct{ key, address string }{{"repo", c.Repo}, {"statusRepo.url", c.Status.URL}, {"forge.url", c.Forge.URL}} {
+		if u, err := url.Parse(a.address); err == nil && u.User != nil && strings.Contains(a.address, "://") {
+			if _, secret := u.User.Password(); secret || u.Scheme != "ssh" {
+				add(a.key, "credentials must not stand in the address; use a token file")
+			}
 		}
 	}
 	switch c.Accel {
@@ -131,6 +226,21 @@ func (c *Config) Check() []Problem {
 		{"credentials.sshKeyFile", c.Credentials.SSHKeyFile, false},
 		{"credentials.knownHostsFile", c.Credentials.KnownHostsFile, false},
 		{"credentials.caFile", c.Credentials.CAFile, false},
+		{"credentials.write.tokenFile", c.Credentials.Write.TokenFile, false},
+		{"credentials.write.sshKeyFile", c.Credentials.Write.SSHKeyFile, false},
+		{"statusRepo.credentials.tokenFile", c.Status.Credentials.TokenFile, false},
+		{"statusRepo.credentials.sshKeyFile", c.Status.Credentials.SSHKeyFile, false},
+		{"statusRepo.credentials.knownHostsFile", c.Status.Credentials.KnownHostsFile, false},
+		{"statusRepo.credentials.caFile", c.Status.Credentials.CAFile, false},
+		{"signing.keys", c.Signing.Keys, false},
+		{"signing.gpgKeys", c.Signing.GPGKeys, false},
+		{"hostKeyFile", c.HostKeyFile, false},
+		{"secrets.ageKeyFile", c.Secrets.AgeKeyFile, false},
+		{"forge.tokenFile", c.Forge.TokenFile, false},
+		{"forge.caFile", c.Forge.CAFile, false},
+		{"webhook.secretFile", c.Webhook.SecretFile, false},
+		{"webhook.certFile", c.Webhook.CertFile, false},
+		{"webhook.keyFile", c.Webhook.KeyFile, false},
 	} {
 		if (p.needed || p.path != "") && !filepath.IsAbs(p.path) {
 			add(p.key, "%q is not an absolute path", p.path)
@@ -157,6 +267,13 @@ func (c *Config) Check() []Problem {
 	if p := c.StatusRefPrefix; !strings.HasPrefix(p, "refs/") || !strings.HasSuffix(p, "/") || strings.HasPrefix(p, "refs/heads/") {
 		add("statusRefPrefix", "%q must start with refs/, end with / and lie outside of refs/heads/", p)
 	}
+	if p := c.ApprovalsRef; !strings.HasPrefix(p, "refs/") || strings.HasSuffix(p, "/") || strings.HasPrefix(p, "refs/heads/") {
+		add("approvalsRef", "%q must be a full ref outside of refs/heads/", p)
+	}
+	if p := c.DriftBranchPrefix; !strings.HasPrefix(p, "refs/heads/") || len(p) <= len("refs/heads/") {
+		add("driftBranchPrefix", "%q must start with refs/heads/: a pull request needs a branch", p)
+	}
+	list = append(list, c.checkTrust()...)
 	if c.Limits.Budget.Count < 1 {
 		add("limits.budget.count", "%d is less than 1; to hold everything, use reconciler suspend", c.Limits.Budget.Count)
 	}

@@ -12,7 +12,8 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	c, err := Parse("c.yaml", []byte(`
+	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAsbrTTnLaYzT8w7o4YIHO0dhL9PrVYQMHTo1S4Kp3n7 ci"
+	c, err := Parse("c.yaml", []byte(strings.ReplaceAll(`
 repo: ssh://git@forge.example/cluster.git
 branch: main
 path: clusters/demo
@@ -22,7 +23,29 @@ qemuUser: nobody
 stateDir: /s
 runDir: /r
 imageDir: /i
-credentials: {tokenFile: /t, sshKeyFile: /k, knownHostsFile: /kh, caFile: /ca}
+credentials: {tokenFile: /t, sshKeyFile: /k, knownHostsFile: /kh, caFile: /ca, write: {tokenFile: /wt, sshKeyFile: /wk}}
+windows:
+  - {name: weekly, schedule: "0 2 * * 0", duration: 4h, timeZone: Europe/Berlin, impact: stop}
+tenants:
+  - name: acme
+    path: tenants/acme
+    kinds: [VirtualMachine]
+    pools: [fast]
+    networks: [front]
+    images: [debian]
+    hosts: [host1]
+    quota: {machines: 1, cpus: 2, memory: 3Gi, disks: 4, storage: 5Ti}
+signing: {required: true, keys: /as, gpgKeys: /gk, commits: Merges, trustedBase: 0123456789012345678901234567890123456789}
+requireReviewedPlan: true
+planSigners: [KEY]
+overrideKeys: [KEY]
+hostKeyFile: /hk
+secrets: {ageKeyFile: /age}
+forge: {kind: gitea, url: "https://git.example.org", repository: ops/cluster, tokenFile: /ft, caFile: /fca}
+webhook: {listen: "192.0.2.1:9443", secretFile: /ws, certFile: /wc, keyFile: /wk}
+statusRepo: {url: "https://git.example.org/ops/status", credentials: {tokenFile: /st}}
+approvalsRef: refs/agents/approvals
+driftBranchPrefix: refs/heads/drift/
 allowed:
   roots: [/srv/pools]
   bridges: [br0, br1]
@@ -30,17 +53,26 @@ limits: {budget: {count: 3, percent: 20}, parallel: 2}
 interval: 30s
 heartbeat: 5m
 statusRefPrefix: refs/agents/
-`))
+`, "KEY", key)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Config{
 		Repo: "ssh://git@forge.example/cluster.git", Branch: "main", Path: "clusters/demo", Host: "host1", Accel: "tcg", QEMUUser: "nobody",
 		StateDir: "/s", RunDir: "/r", ImageDir: "/i",
-		Credentials: Credentials{"/t", "/k", "/kh", "/ca"},
+		Credentials: Credentials{"/t", "/k", "/kh", "/ca", WriteCredentials{"/wt", "/wk"}},
 		Allowed:     Allowed{[]string{"/srv/pools"}, []string{"br0", "br1"}},
 		Limits:      Limits{Budget{3, 20}, 2},
 		Interval:    30 * time.Second, Heartbeat: 5 * time.Minute, StatusRefPrefix: "refs/agents/",
+		Windows: []Window{{"weekly", "0 2 * * 0", 4 * time.Hour, "Europe/Berlin", "stop"}},
+		Tenants: []Tenant{{"acme", "tenants/acme", []string{"VirtualMachine"}, []string{"fast"}, []string{"front"}, []string{"debian"}, []string{"host1"},
+			Quota{1, 2, "3Gi", 4, "5Ti"}}},
+		Signing:             Signing{true, "/as", "/gk", "Merges", "0123456789012345678901234567890123456789"},
+		RequireReviewedPlan: true, PlanSigners: []string{key}, OverrideKeys: []string{key}, HostKeyFile: "/hk", Secrets: Secrets{"/age"},
+		Forge:   Forge{"gitea", "https://git.example.org", "ops/cluster", "/ft", "/fca"},
+		Webhook: Webhook{"192.0.2.1:9443", "/ws", "/wc", "/wk"},
+		Status:  StatusRepo{"https://git.example.org/ops/status", Credentials{TokenFile: "/st"}}, ApprovalsRef: "refs/agents/approvals",
+		DriftBranchPrefix: "refs/heads/drift/",
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("\n got %+v\nwant %+v", c, want)
@@ -76,31 +108,51 @@ func TestDefaults(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		"repos: x":                         "c.yaml:1:1: unknown key repos (known here: accel, allowed,",
-		"\n\nlimits:\n  budget: {cnt: 1}":  "c.yaml:4:12: unknown key limits.budget.cnt (known here: count, percent)",
-		"host: a\nhost: b":                 "c.yaml:2:1: host: given twice",
-		"interval: 30":                     "c.yaml:1:11: interval: must be a duration like 30s",
-		"interval: soon":                   "c.yaml:1:11: interval: must be a duration like 30s",
-		"interval: 100ms":                  "c.yaml:1:11: interval: 100ms is not within 1s and 24h",
-		"heartbeat: 1s":                    "c.yaml:1:12: heartbeat: 1s is not within 1m and 24h",
-		"limits: {parallel: many}":         "c.yaml:1:20: limits.parallel: must be a whole number",
-		"limits: {parallel: 0}":            "c.yaml:1:20: limits.parallel: 0 is not within 1 and 64",
-		"limits: {budget: {count: 0}}":     "c.yaml:1:26: limits.budget.count: 0 is less than 1",
-		"limits: {budget: {percent: 101}}": "c.yaml:1:28: limits.budget.percent: 101 is not within",
-		"allowed: {bridges: br0}":          "c.yaml:1:20: allowed.bridges: must be a list of strings",
-		"allowed: {bridges: [a/b]}":        `c.yaml:1:20: allowed.bridges: "a/b" is not the name`,
-		"allowed: {roots: [srv]}":          `c.yaml:1:18: allowed.roots: "srv" is not an absolute path`,
-		"allowed: [x]":                     "c.yaml:1:10: allowed: must be a mapping",
-		"- x":                              "c.yaml:1:1: must be a mapping",
-		"stateDir: state":                  `c.yaml:1:11: stateDir: "state" is not an absolute path`,
-		"credentials: {caFile: ca.pem}":    `c.yaml:1:23: credentials.caFile: "ca.pem" is not an absolute path`,
-		"accel: hvf":                       `c.yaml:1:8: accel: "hvf" is none of kvm, tcg, auto`,
-		"repo: https://u:p@forge/x":        "c.yaml:1:7: repo: credentials must not stand in the address",
-		"repo: https://token@forge/x":      "c.yaml:1:7: repo: credentials must not stand in the address",
-		"statusRefPrefix: refs/heads/x/":   "c.yaml:1:18: statusRefPrefix: ",
-		"host: [a]":                        "c.yaml:1:7: host: must be a string",
-		"host: a\n---\nhost: b":            "one YAML document only",
-		"host: \"a":                        "c.yaml: yaml: ",
+		"repos: x":                                        "c.yaml:1:1: unknown key repos (known here: accel, allowed,",
+		"\n\nlimits:\n  budget: {cnt: 1}":                 "c.yaml:4:12: unknown key limits.budget.cnt (known here: count, percent)",
+		"host: a\nhost: b":                                "c.yaml:2:1: host: given twice",
+		"interval: 30":                                    "c.yaml:1:11: interval: must be a duration like 30s",
+		"interval: soon":                                  "c.yaml:1:11: interval: must be a duration like 30s",
+		"interval: 100ms":                                 "c.yaml:1:11: interval: 100ms is not within 1s and 24h",
+		"heartbeat: 1s":                                   "c.yaml:1:12: heartbeat: 1s is not within 1m and 24h",
+		"limits: {parallel: many}":                        "c.yaml:1:20: limits.parallel: must be a whole number",
+		"limits: {parallel: 0}":                           "c.yaml:1:20: limits.parallel: 0 is not within 1 and 64",
+		"limits: {budget: {count: 0}}":                    "c.yaml:1:26: limits.budget.count: 0 is less than 1",
+		"limits: {budget: {percent: 101}}":                "c.yaml:1:28: limits.budget.percent: 101 is not within",
+		"allowed: {bridges: br0}":                         "c.yaml:1:20: allowed.bridges: must be a list of strings",
+		"allowed: {bridges: [a/b]}":                       `c.yaml:1:20: allowed.bridges: "a/b" is not the name`,
+		"allowed: {roots: [srv]}":                         `c.yaml:1:18: allowed.roots: "srv" is not an absolute path`,
+		"allowed: [x]":                                    "c.yaml:1:10: allowed: must be a mapping",
+		"- x":                                             "c.yaml:1:1: must be a mapping",
+		"stateDir: state":                                 `c.yaml:1:11: stateDir: "state" is not an absolute path`,
+		"credentials: {caFile: ca.pem}":                   `c.yaml:1:23: credentials.caFile: "ca.pem" is not an absolute path`,
+		"accel: hvf":                                      `c.yaml:1:8: accel: "hvf" is none of kvm, tcg, auto`,
+		"repo: https://u:p@forge/x":                       "c.yaml:1:7: repo: credentials must not stand in the address",
+		"repo: https://token@forge/x":                     "c.yaml:1:7: repo: credentials must not stand in the address",
+		"statusRefPrefix: refs/heads/x/":                  "c.yaml:1:18: statusRefPrefix: ",
+		"signing: {required: true}":                       "c.yaml:1:21: signing.required: signatures are required and no key counts",
+		"signing: {required: maybe}":                      "c.yaml:1:21: signing.required: must be true or false",
+		"signing: {commits: Some}":                        "c.yaml:1:20: signing.commits: it is All or Merges",
+		"signing: {trustedBase: main}":                    "c.yaml:1:24: signing.trustedBase: it is not the full hash",
+		"requireReviewedPlan: true":                       "c.yaml:1:22: requireReviewedPlan: no plan could ever be approved",
+		"planSigners: [ada]":                              `c.yaml:1:14: planSigners: "ada" is not a public SSH key`,
+		"overrideKeys: [ada]":                             `c.yaml:1:15: overrideKeys: "ada" is not a public SSH key`,
+		"forge: {url: \"https://x\"}":                     "forge.kind: it must be given",
+		"forge: {kind: bitbucket, tokenFile: /t}":         "c.yaml:1:15: forge.kind: it is none of gitea, github, gitlab",
+		"forge: {kind: github}":                           "forge.tokenFile: a forge takes nothing without a token",
+		"forge: {kind: gitea, tokenFile: /t}":             "forge.url: the address of the forge is needed",
+		"forge: {kind: gitea, tokenFile: /t, url: \"x\"}": "c.yaml:1:42: forge.url: it is not an http(s) address",
+		"webhook: {listen: \"here:1\", secretFile: /s}":   "c.yaml:1:19: webhook.listen: it is not ADDRESS:PORT",
+		"webhook: {listen: \"127.0.0.1:1\"}":              "webhook.secretFile: a receiver without a secret believes anybody",
+		"webhook: {certFile: /c}":                         "c.yaml:1:21: webhook.certFile: certFile and keyFile go together",
+		"approvalsRef: refs/heads/x":                      "c.yaml:1:15: approvalsRef: ",
+		"driftBranchPrefix: refs/x/":                      "c.yaml:1:20: driftBranchPrefix: ",
+		"windows: {name: x}":                              "c.yaml:1:10: windows: must be a list",
+		"windows: [{nam: x}]":                             "c.yaml:1:12: unknown key windows[0].nam",
+		"tenants: [{quota: {cpus: many}}]":                "c.yaml:1:26: tenants[0].quota.cpus: must be a whole number",
+		"host: [a]":                                       "c.yaml:1:7: host: must be a string",
+		"host: a\n---\nhost: b":                           "one YAML document only",
+		"host: \"a":                                       "c.yaml: yaml: ",
 	} {
 		_, err := Parse("c.yaml", []byte(text))
 		if err == nil || !strings.Contains(err.Error(), want) {

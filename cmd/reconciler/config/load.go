@@ -102,11 +102,31 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, prefix string) {
 			d.fail(k, key, "given twice")
 		case field.Kind() == reflect.Struct:
 			d.mapping(value, field, key+".")
+		case field.Kind() == reflect.Slice && field.Type().Elem().Kind() == reflect.Struct:
+			d.at[key] = value
+			d.list(value, field, key)
 		default:
 			d.at[key] = value
 			d.value(value, field, key)
 		}
 		seen[k.Value] = true
+	}
+}
+
+// list reads mappings; the keys of entry 0 are windows[0].name and so on.
+func (d *decoder) list(n *yaml.Node, v reflect.Value, key string) {
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
+		return
+	}
+	if n.Kind != yaml.SequenceNode {
+		d.fail(n, key, "must be a list")
+		return
+	}
+	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
+	for i, entry := range n.Content {
+		at := fmt.Sprintf("%s[%d]", key, i)
+		d.at[at] = entry
+		d.mapping(entry, v.Index(i), at+".")
 	}
 }
 
@@ -127,6 +147,8 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, key string) {
 	switch {
 	case v.Type() == reflect.TypeFor[time.Duration]():
 		want = "a duration like 30s"
+	case v.Kind() == reflect.Bool:
+		want = "true or false"
 	case v.Kind() == reflect.Int:
 		want = "a whole number"
 	case v.Kind() == reflect.Slice:
