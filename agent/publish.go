@@ -27,7 +27,7 @@ func (a *Agent) publish(ctx context.Context) {
 	a.mu.Lock()
 	now := a.cfg.Now()
 	host, objects := a.host, a.objects
-	recorded := status.Record(a.cfg.Host, a.mem.Cluster, a.mem.Good, a.have, now)
+	recorded := status.Record(a.cfg.Host, a.mem.Cluster, a.mem.Good, a.have, a.base, now)
 	last := a.published
 	a.mu.Unlock()
 

@@ -27,6 +27,16 @@ type Recorded struct {
 	Complete   []spec.Kind      `json:"complete"`
 	Objects    []RecordedObject `json:"objects"`
 	Unknown    []RecordedKey    `json:"unknown,omitempty"`
+	// Applied is what was last applied to each object, against which the host
+	// attributes changes. nil of a build that did not write it.
+	Applied []RecordedApplied `json:"applied"`
+}
+
+// RecordedApplied is one object as it was last applied.
+type RecordedApplied struct {
+	reconcile.Object
+	Attempted string `json:"attempted,omitempty"`
+	Done      bool   `json:"done"`
 }
 
 // RecordedKey is an object that could not be observed.
@@ -49,11 +59,11 @@ type RecordedObject struct {
 	Free        int64             `json:"free,omitempty"`
 }
 
-// Record writes down a state.
-func Record(host, cluster, revision string, have reconcile.State, at time.Time) Recorded {
+// Record writes down a state, and what was last applied.
+func Record(host, cluster, revision string, have reconcile.State, base reconcile.Base, at time.Time) Recorded {
 	r := Recorded{
 		APIVersion: spec.APIVersion, Kind: recordedKind, Host: host, Cluster: cluster, Revision: revision,
-		ObservedAt: at, Objects: []RecordedObject{},
+		ObservedAt: at, Objects: []RecordedObject{}, Applied: []RecordedApplied{},
 	}
 	for _, k := range spec.Kinds {
 		if have.Complete[k] {
@@ -77,7 +87,26 @@ func Record(host, cluster, revision string, have reconcile.State, at time.Time) 
 	for _, k := range reconcile.SortedKeys(have.Unknown) {
 		r.Unknown = append(r.Unknown, RecordedKey{k.Kind, k.UID, have.Unknown[k]})
 	}
+	for _, k := range reconcile.SortedKeys(base) {
+		b := base[k]
+		o := b.Object
+		o.Spec, o.Refs = nil, nil
+		r.Applied = append(r.Applied, RecordedApplied{o, b.Attempted, b.Done})
+	}
 	return r
+}
+
+// Base reads back what was last applied. ok is false where the report does not
+// say: nothing can then be attributed, and that is not the same as nothing applied.
+func (r Recorded) Base() (base reconcile.Base, ok bool) {
+	if r.Applied == nil {
+		return nil, false
+	}
+	base = make(reconcile.Base, len(r.Applied))
+	for _, a := range r.Applied {
+		base[a.Key()] = &reconcile.Applied{Object: a.Object, Attempted: a.Attempted, Done: a.Done}
+	}
+	return base, true
 }
 
 // State reads back what Record wrote.

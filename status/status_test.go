@@ -81,7 +81,13 @@ func TestStateRoundTrip(t *testing.T) {
 	have.Objects[machine.Key()], have.Objects[disk.Key()] = machine, disk
 	unknown := reconcile.Key{Kind: spec.KindDisk, UID: "uid-e"}
 	have.Unknown[unknown] = "not mounted"
-	files, err := Files(Host{Host: "h", PID: 7}, nil, Record("h", "c", "rev", have, now))
+	base := reconcile.Base{
+		machine.Key(): {Object: machine.Object, Done: true},
+		disk.Key():    {Object: disk.Object, Attempted: "generation"},
+	}
+	base[machine.Key()].Spec = struct{ Secret string }{"secret-launch"}
+	base[machine.Key()].Refs = []reconcile.Ref{{Path: "p", To: &reconcile.Object{Name: "secret-launch"}}}
+	files, err := Files(Host{Host: "h", PID: 7}, nil, Record("h", "c", "rev", have, base, now))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +113,17 @@ func TestStateRoundTrip(t *testing.T) {
 	if _, err := ReadState([]byte(strings.Replace(string(files[StateFile]), "HostState", "Other", 1))); err == nil {
 		t.Error("another kind is taken for a host's state")
 	}
+	applied, ok := r.Base()
+	if b := applied[machine.Key()]; !ok || b == nil || !b.Done || b.Get("spec.memory.size") != "128Mi" || b.Name != "a" {
+		t.Errorf("the machine's base came back as %+v", b)
+	}
+	if b := applied[disk.Key()]; b == nil || b.Done || b.Attempted != "generation" {
+		t.Errorf("the disk's base came back as %+v", b)
+	}
+	// A report of an older build says nothing of what was applied.
+	if _, ok := (Recorded{}).Base(); ok {
+		t.Error("a report without a base is taken for one of nothing applied")
+	}
 	if !json.Valid(files[StateFile]) {
 		t.Error("state.json is no JSON")
 	}
@@ -114,6 +131,7 @@ func TestStateRoundTrip(t *testing.T) {
 
 // What changes by itself all the time would be a push with every pass.
 func TestDigest(t *testing.T) {
+	var base reconcile.Base
 	report := func(change func(*reconcile.Live, *Host)) [32]byte {
 		t.Helper()
 		pool := &reconcile.Live{Object: reconcile.Object{Kind: spec.KindStoragePool, Name: "fast", UID: "uid-fast"}, Pool: &reconcile.LivePool{Free: 10, Provisioned: 5}}
@@ -123,7 +141,7 @@ func TestDigest(t *testing.T) {
 		have.Objects[pool.Key()] = pool
 		plan := &reconcile.Plan{Actions: []reconcile.Action{{Kind: pool.Kind, Name: pool.Name, UID: pool.UID, Op: reconcile.OpUnchanged, State: reconcile.Ready, Have: pool}}}
 		objects := Objects(Input{Plan: plan, Have: have, Now: now})
-		digest, err := Digest(host, objects, Record("host1", "demo", "r1", have, host.ObservedAt))
+		digest, err := Digest(host, objects, Record("host1", "demo", "r1", have, base, host.ObservedAt))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,5 +165,10 @@ func TestDigest(t *testing.T) {
 		if news := report(c.change) != first; news != c.news {
 			t.Errorf("%s: news %v, want %v", c.name, news, c.news)
 		}
+	}
+	disk := reconcile.Object{Kind: spec.KindDisk, Name: "d", UID: "uid-d"}
+	base = reconcile.Base{disk.Key(): {Object: disk, Done: true}}
+	if report(func(*reconcile.Live, *Host) {}) == first {
+		t.Error("what was applied since is no news")
 	}
 }
