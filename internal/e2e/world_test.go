@@ -63,6 +63,7 @@ type world struct {
 	portal string
 	agent  *exec.Cmd
 	log    *os.File
+	remote string   // the repository's address; the bare one's if empty
 	args   []string // further flags of run
 	under  []string // what runs the agent; it must exec
 }
@@ -233,8 +234,25 @@ func (w *world) state(path ...string) string {
 }
 
 func (w *world) flags() []string {
-	return []string{"--state-dir", w.state(), "--run-dir", filepath.Join(w.dir, "run"), "--image-dir", w.images,
-		"--repo", "file://" + w.bare, "--branch", "main", "--host", "host1", "--accel", "tcg"}
+	repo := w.remote
+	if repo == "" {
+		repo = "file://" + w.bare
+	}
+	list := []string{"--state-dir", w.state(), "--run-dir", filepath.Join(w.dir, "run"), "--image-dir", w.images,
+		"--repo", repo, "--branch", "main", "--host", "host1", "--accel", "tcg"}
+	if _, err := os.Stat(w.file("config.yaml")); err == nil {
+		list = append(list, "--config", w.file("config.yaml"))
+	}
+	return list
+}
+
+// file is the path of a file beside the repository, such as a key.
+func (w *world) file(name string) string { return filepath.Join(w.dir, name) }
+
+// config writes the host's configuration, which the next start reads.
+func (w *world) config(yaml string) {
+	w.t.Helper()
+	w.must(os.WriteFile(w.file("config.yaml"), []byte(yaml), 0o600))
 }
 
 // start starts the daemon and waits until it answers.
