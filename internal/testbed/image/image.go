@@ -8,12 +8,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"reconciler/internal/testbed/cache"
 )
 
 // kernelRecipe and guestRecipe change with what this package does; the guest's
@@ -33,11 +32,8 @@ type Files struct {
 // be called by several processes at once; the directory is RECONCILER_TESTBED,
 // or reconciler-testbed in the user's cache directory.
 func Ensure(ctx context.Context) (Files, error) {
-	root, err := cacheDir()
+	root, err := cache.Dir()
 	if err != nil {
-		return Files{}, err
-	}
-	if err := os.MkdirAll(root, 0o755); err != nil {
 		return Files{}, err
 	}
 	key, err := guestKey()
@@ -47,23 +43,23 @@ func Ensure(ctx context.Context) (Files, error) {
 	kernelDir := filepath.Join(root, "kernel-"+kernelRecipe)
 	guestDir := filepath.Join(root, "guest-"+key)
 	files := Files{Kernel: filepath.Join(kernelDir, "k"), Initrd: filepath.Join(guestDir, "i")}
-	if exists(files.Kernel) && exists(files.Initrd) {
+	if cache.Exists(files.Kernel) && cache.Exists(files.Initrd) {
 		return files, nil
 	}
 
-	unlock, err := lock(filepath.Join(root, "lock"))
+	unlock, err := cache.Lock(ctx, filepath.Join(root, "lock"))
 	if err != nil {
 		return Files{}, err
 	}
 	defer unlock()
-	if !exists(files.Kernel) {
-		err := atomically(kernelDir, func(tmp string) error { return buildKernel(ctx, tmp) })
+	if !cache.Exists(files.Kernel) {
+		err := cache.Atomically(kernelDir, func(tmp string) error { return buildKernel(ctx, tmp) })
 		if err != nil {
 			return Files{}, fmt.Errorf("test guest's kernel: %w", err)
 		}
 	}
-	if !exists(files.Initrd) {
-		err := atomically(guestDir, func(tmp string) error { return buildInitrd(ctx, kernelDir, tmp) })
+	if !cache.Exists(files.Initrd) {
+		err := cache.Atomically(guestDir, func(tmp string) error { return buildInitrd(ctx, kernelDir, tmp) })
 		if err != nil {
 			return Files{}, fmt.Errorf("test guest's initramfs: %w", err)
 		}
@@ -113,17 +109,6 @@ func (f Files) Export(dir string) error {
 	return nil
 }
 
-func cacheDir() (string, error) {
-	if dir := os.Getenv("RECONCILER_TESTBED"); dir != "" {
-		return filepath.Abs(dir)
-	}
-	dir, err := os.UserCacheDir()
-	if err != nil {
-		return "", fmt.Errorf("no cache directory, set RECONCILER_TESTBED: %w", err)
-	}
-	return filepath.Join(dir, "reconciler-testbed"), nil
-}
-
 // guestKey is over everything of ours that goes into the initramfs.
 func guestKey() (string, error) {
 	root, err := moduleRoot()
@@ -160,7 +145,7 @@ func moduleRoot() (string, error) {
 		return "", err
 	}
 	for {
-		if exists(filepath.Join(dir, "go.mod")) && exists(filepath.Join(dir, "internal/testbed/guestd")) {
+		if cache.Exists(filepath.Join(dir, "go.mod")) && cache.Exists(filepath.Join(dir, "internal/testbed/guestd")) {
 			return dir, nil
 		}
 		parent := filepath.Dir(dir)
@@ -169,42 +154,4 @@ func moduleRoot() (string, error) {
 		}
 		dir = parent
 	}
-}
-
-// atomically has build fill a directory that takes the name dir only when it
-// is complete.
-func atomically(dir string, build func(tmp string) error) error {
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), "building-*")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(tmp)
-	if err := build(tmp); err != nil {
-		return err
-	}
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return err
-	}
-	// What stands there is the incomplete work of somebody's hand.
-	if err := os.RemoveAll(dir); err != nil {
-		return err
-	}
-	return os.Rename(tmp, dir)
-}
-
-func lock(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return func() { f.Close() }, nil
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return !errors.Is(err, fs.ErrNotExist)
 }
