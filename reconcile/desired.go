@@ -20,6 +20,8 @@ type Desired struct {
 	Elsewhere map[Key]string
 	// Restart are machines whose restart an operator asked for.
 	Restart map[Key]Restart
+	// Revert are objects whose drift an operator wants corrected, whatever their mode.
+	Revert map[Key]bool
 }
 
 // Restart is an operator's request to restart one launch of a machine. When

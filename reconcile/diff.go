@@ -43,7 +43,8 @@ type differ struct {
 	have State
 	now  time.Time
 
-	cordoned bool // the host takes nothing new
+	cordoned  bool   // the host takes nothing new
+	hostDrift string // mode of the host
 
 	named   map[nameKey][]Key // objects that are there, or cannot be observed, by name
 	holders map[string]*Live  // machine that has a disk, by the disk's UID
@@ -58,6 +59,7 @@ func (d *differ) index() {
 	for k, o := range d.want.Objects {
 		if k.Kind == spec.KindHost && o.Name == d.want.Host {
 			d.cordoned = o.Get("spec.state") == spec.HostStateCordoned
+			d.hostDrift = o.Get("spec.drift")
 		}
 	}
 	d.named = map[nameKey][]Key{}

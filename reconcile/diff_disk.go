@@ -18,6 +18,7 @@ func (d *differ) disk(a *Action, b *Applied) {
 	a.Changes = d.fields(w, h, b)
 	d.resize(a, b)
 	d.protection(a, b)
+	d.leave(a, b)
 	for _, c := range h.Disk.Claims {
 		if why := d.leaked(h.UID, c); why != "" {
 			a.Changes = append(a.Changes, Change{Field: "claim", From: c.Owner.Launch, Impact: ImpactNone, cause: CauseRetry})

@@ -14,6 +14,11 @@ func (d *differ) vm(a *Action, b *Applied) {
 	a.keepSizes()
 	d.bootOrder(a, b)
 	again := d.restartAsked(a, b)
+	// What was done by hand to a process ends with it: a machine that is off, or
+	// is restarted because somebody asks for it, starts as it is declared.
+	if power := h.VM.Power; again == "" && power != PowerStopped && power != PowerEnded && power != PowerStarting {
+		d.leave(a, b)
+	}
 	wantRunning := w.Get("spec.powerState") != spec.PowerStopped
 
 	switch power := h.VM.Power; {
@@ -21,6 +26,8 @@ func (d *differ) vm(a *Action, b *Applied) {
 		a.Op, a.State, a.Reason = OpUpdate, Waiting, "a migration is under way"
 	case !wantRunning && power == PowerStopped:
 		a.soften()
+	case !wantRunning && power != PowerEnded && power != PowerStarting && d.leavePower(a, b, string(power), spec.PowerStopped):
+		d.running(a, again)
 	case !wantRunning:
 		a.soften()
 		a.Op = OpStop
@@ -33,6 +40,8 @@ func (d *differ) vm(a *Action, b *Applied) {
 	case power == PowerStarting:
 		a.Op, a.Cause, a.Reason = OpStart, CauseRetry, "an earlier start did not finish"
 		a.deferRestart("the machine is being started")
+	case power == PowerPaused && again == "" && d.leavePower(a, b, string(power), spec.PowerRunning):
+		a.deferRestart("the machine is paused")
 	case power == PowerPaused || power == PowerIOError:
 		d.resume(a, b)
 	default:
@@ -129,6 +138,13 @@ func (d *differ) start(a *Action, b *Applied, again string) {
 		a.Reason = fmt.Sprintf("%s; restartPolicy %s leaves it off", h.Exit, policy)
 		return
 	}
+	if h.Asked && !asked && d.leavePower(a, b, spec.PowerStopped, spec.PowerRunning) {
+		a.Reason = h.Exit
+		if h.Power == PowerEnded { // the process is of no use any more, and holds on to the disks
+			a.Op, a.Cause = OpStop, CauseDrift
+		}
+		return
+	}
 	d.power(a, b, spec.PowerStopped, spec.PowerRunning, ImpactNone)
 	a.Op = OpStart
 	if h.Exit != "" {
@@ -184,9 +200,9 @@ func (a *Action) deferRestart(why string) {
 func (d *differ) running(a *Action, again string) {
 	restarts := false
 	for _, c := range a.Changes {
-		restarts = restarts || c.Impact == ImpactRestart && !c.never
+		restarts = restarts || c.Impact == ImpactRestart && !c.never && !c.Drift
 	}
-	if restarts && again == "" && a.Want.Get("spec.updatePolicy.restart") == spec.UpdateAutomatic {
+	if restarts && again == "" && a.Want.Get("spec.updatePolicy.restart") == spec.UpdateAutomatic && !a.restartUndoesDrift() {
 		again = "updatePolicy asks for it"
 	}
 	if again != "" {

@@ -269,7 +269,7 @@ func (a *Action) settle(g graph) bool {
 			return true
 		}
 	}
-	changed, able, possible, why := false, 0, 0, ""
+	changed, able, possible, left, why := false, 0, 0, 0, ""
 	for i := range a.Changes {
 		c := &a.Changes[i]
 		for _, k := range c.needs {
@@ -284,19 +284,25 @@ func (a *Action) settle(g graph) bool {
 		}
 		if c.Waits == "" {
 			able++
-		} else if why == "" || !c.never {
+		} else if !c.Drift && (why == "" || !c.never) {
 			why = c.Waits
 		}
-		if !c.never {
+		if c.Drift {
+			left++
+		} else if !c.never {
 			possible++
 		}
 	}
 	if a.Op != OpUpdate || able > 0 || len(a.Changes) == 0 {
 		return changed
 	}
-	a.State, a.Reason = Waiting, why
-	if possible == 0 {
-		a.Op, a.State = OpBlocked, Blocked
+	switch {
+	case left == len(a.Changes):
+		a.State, a.Reason = Held, joined(a.Reason, a.Changes[0].Waits)
+	case possible == 0:
+		a.Op, a.State, a.Reason = OpBlocked, Blocked, why
+	default:
+		a.State, a.Reason = Waiting, why
 	}
 	return true
 }
@@ -329,4 +335,11 @@ func (a *Action) withholds(path string) (why string, never bool) {
 
 func (a *Action) hindrance() string {
 	return fmt.Sprintf("waits for %s/%s, which is %s: %s", a.Kind, a.Name, a.State, a.Reason)
+}
+
+func joined(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + "; " + b
 }

@@ -90,6 +90,8 @@ type Change struct {
 	Impact Impact `json:"impact"`
 	// Waits says why this change is not carried out now, although others of the action may be.
 	Waits string `json:"waits,omitempty"`
+	// Drift says that the world moved here and is left as it is: Waits is set.
+	Drift bool `json:"drift,omitempty"`
 
 	cause Cause
 	id    string // Field.ID of the wanted value
@@ -112,6 +114,8 @@ type Action struct {
 	State   ActionState `json:"state"`
 	Reason  string      `json:"reason"`
 	Changes []Change    `json:"changes"`
+	// Drift is the mode, Report or Off, by which some of Changes are left alone.
+	Drift string `json:"drift,omitempty"`
 
 	// After are the actions that must succeed first.
 	After []Key   `json:"-"`

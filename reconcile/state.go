@@ -83,6 +83,8 @@ type LiveVM struct {
 	Exit string
 	// Failed says that Exit was not an orderly shutdown by the guest.
 	Failed bool
+	// Asked says that somebody asked QEMU for the end in Exit, past the agent.
+	Asked bool
 	// RetryAt is when restartPolicy may start the machine again; zero means at once.
 	RetryAt time.Time
 	// Disks are the disks of the process by entry name: UID of each.
