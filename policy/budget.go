@@ -2,6 +2,8 @@ package policy
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"reconciler/reconcile"
@@ -64,25 +66,24 @@ func ChargeFor(a *reconcile.Action, now time.Time) (c Charge, ok bool) {
 // budget counts one kind on one host.
 type budget struct {
 	limit, spent     int
-	existing, active int // left after what was granted
-	spentOn          map[string]bool
+	existing, active int // left after what was granted; active are known to run
+	spentOn          map[string]time.Time
 }
 
 func newBudget(kind spec.Kind, have reconcile.State, l Limits, ledger Ledger, now time.Time) *budget {
-	b := &budget{spentOn: map[string]bool{}}
+	b := &budget{spentOn: map[string]time.Time{}}
 	for k, h := range have.Objects {
 		if k.Kind != kind || h.Disk != nil && h.Disk.Quarantined {
 			continue
 		}
 		b.existing++
-		if h.VM == nil || h.VM.Power != reconcile.PowerStopped && h.VM.Power != reconcile.PowerEnded {
+		if runs(h) {
 			b.active++
 		}
 	}
 	for k := range have.Unknown {
 		if k.Kind == kind && have.Objects[k] == nil {
 			b.existing++
-			b.active++
 		}
 	}
 	total := b.existing
@@ -91,9 +92,11 @@ func newBudget(kind spec.Kind, have reconcile.State, l Limits, ledger Ledger, no
 			continue
 		}
 		// The same object stopped and then removed is one interruption.
-		if !b.spentOn[c.UID] {
+		if b.spentOn[c.UID].IsZero() {
 			b.spent++
-			b.spentOn[c.UID] = true
+		}
+		if c.At.After(b.spentOn[c.UID]) {
+			b.spentOn[c.UID] = c.At
 		}
 		if _, there := have.Objects[reconcile.Key{Kind: kind, UID: c.UID}]; !there && c.Remove {
 			total++
@@ -103,32 +106,43 @@ func newBudget(kind spec.Kind, have reconcile.State, l Limits, ledger Ledger, no
 	return b
 }
 
-// charge takes one action from the budget, or says why not.
-func (b *budget) charge(a *reconcile.Action, c Charge) string {
+// runs says whether a machine is known to run.
+func runs(h *reconcile.Live) bool {
+	return h != nil && h.VM != nil && h.VM.Power != reconcile.PowerStopped && h.VM.Power != reconcile.PowerEnded
+}
+
+// refuse takes one action from the budget, or says why not and when it would be
+// within it; the last machine or disk of a host never is.
+func (b *budget) refuse(a *reconcile.Action, c Charge) (why string, until time.Time) {
 	noun := "machines"
 	if a.Kind == spec.KindDisk {
 		noun = "disks"
 	}
-	if c.Remove && b.existing == 1 {
-		return fmt.Sprintf("it is the last of the host's %s", noun)
-	}
-	running := a.Have != nil && a.Have.VM != nil && a.Impact >= reconcile.ImpactStop &&
-		a.Have.VM.Power != reconcile.PowerStopped && a.Have.VM.Power != reconcile.PowerEnded
-	if running && !c.Remove && b.active == 1 {
-		return "it is the last machine that runs on the host"
-	}
-	if !b.spentOn[a.UID] {
-		if b.spent >= b.limit {
-			return fmt.Sprintf("%d of the host's %s were stopped or removed within 24 hours, and the limit is %d", b.spent, noun, b.limit)
-		}
+	running := a.Impact >= reconcile.ImpactStop && runs(a.Have)
+	switch charged := b.spentOn[a.UID]; {
+	case c.Remove && b.existing == 1:
+		return fmt.Sprintf("it is the last of the host's %s", noun), until
+	case running && b.active == 1:
+		return "it is the last machine that runs on the host", until
+	case charged.IsZero() && b.spent >= b.limit:
+		until = b.free()
+		return fmt.Sprintf("%d of the host's %s were stopped or removed within 24 hours, and the limit is %d; held until %s",
+			b.spent, noun, b.limit, until.UTC().Format(clockFormat)), until
+	case charged.IsZero():
 		b.spent++
-		b.spentOn[a.UID] = true
+		b.spentOn[a.UID] = c.At
 	}
 	if c.Remove {
 		b.existing--
 	}
-	if running || a.Kind == spec.KindDisk {
+	if running {
 		b.active--
 	}
-	return ""
+	return "", until
+}
+
+// free is when so many charges have passed that there is room for one more.
+func (b *budget) free() time.Time {
+	at := slices.SortedFunc(maps.Values(b.spentOn), time.Time.Compare)
+	return at[b.spent-b.limit].Add(Window)
 }

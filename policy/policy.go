@@ -23,6 +23,15 @@ type Suspension struct {
 // Active says whether the suspension is in force.
 func (s Suspension) Active(now time.Time) bool { return s.Until.IsZero() || now.Before(s.Until) }
 
+// String says who suspended, until when and why.
+func (s Suspension) String() string {
+	until := ""
+	if !s.Until.IsZero() {
+		until = " until " + s.Until.UTC().Format(clockFormat)
+	}
+	return fmt.Sprintf("suspended by %s%s: %s", s.By, until, s.Reason)
+}
+
 // Allowance releases held actions for a while.
 type Allowance struct {
 	// ID is an action's, at least 8 digits of it, a plan's digest, or KIND/NAME
@@ -57,6 +66,10 @@ type Input struct {
 	Ledger      Ledger
 	Suspensions []Suspension
 	Allowances  []Allowance
+	Windows     Schedule
+	// Asked are the machines whose restart an operator asked for on the host,
+	// which is as good as an allowance.
+	Asked map[reconcile.Key]bool
 	// NoPurge, where set, is why no data may be destroyed for good now.
 	NoPurge string
 	Now     time.Time
@@ -79,7 +92,7 @@ func Apply(p *reconcile.Plan, in Input) {
 			continue
 		}
 		if s := suspended(a, in); s != nil {
-			hold(a, fmt.Sprintf("suspended by %s: %s", s.By, s.Reason), strings.TrimSpace("reconciler resume "+s.Object))
+			hold(a, s.String(), strings.TrimSpace("reconciler resume "+s.Object))
 			continue
 		}
 		allowed := false
@@ -90,15 +103,47 @@ func Apply(p *reconcile.Plan, in Input) {
 			hold(a, in.NoPurge, "")
 			continue
 		}
+		asked := a.Op == reconcile.OpRestart && in.Asked[a.Key()]
+		if !allowed && !asked && in.Windows.keepOut(a, in.Now) {
+			continue
+		}
 		c, costs := ChargeFor(a, in.Now)
 		if !costs {
 			continue
 		}
-		if why := budgets[a.Kind].charge(a, c); why != "" && !allowed {
-			hold(a, why, "reconciler allow "+shortID(a)+" --for 1h --reason …")
+		if why, _ := budgets[a.Kind].refuse(a, c); why != "" && !allowed {
+			hold(a, why, allowCommand(a))
 		}
 	}
 	p.Settle()
+}
+
+// Wake is the next moment at which something that is held may go on by itself;
+// zero if there is none.
+func Wake(p *reconcile.Plan, in Input) time.Time {
+	var first time.Time
+	at := func(t time.Time) {
+		if t.After(in.Now) && (first.IsZero() || t.Before(first)) {
+			first = t
+		}
+	}
+	if p == nil || p.Summary[reconcile.OpUnchanged] == len(p.Actions) {
+		return first
+	}
+	for _, s := range in.Suspensions {
+		at(s.Until)
+	}
+	for _, c := range in.Ledger {
+		at(c.At.Add(Window))
+	}
+	_, opens := in.Windows.next(in.Now)
+	at(opens)
+	return first
+}
+
+// allowCommand is how a held action is released on the host.
+func allowCommand(a *reconcile.Action) string {
+	return "reconciler allow " + shortID(a) + " --for 1h --reason …"
 }
 
 func handle(a *reconcile.Action) string { return string(a.Kind) + "/" + a.Name }

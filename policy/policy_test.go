@@ -100,6 +100,79 @@ func TestBudgetRolls(t *testing.T) {
 	}
 }
 
+// What is left of a host is not taken away by choosing another operation.
+func TestTheLastOne(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		op     reconcile.Op
+		others reconcile.Power // of the host's other two machines; empty: unknown
+		held   string
+	}{
+		{"stop beside running ones", reconcile.OpStop, reconcile.PowerRunning, ""},
+		{"stop of the last that runs", reconcile.OpStop, reconcile.PowerStopped, "last machine that runs"},
+		{"stop of the last whose guest runs", reconcile.OpStop, reconcile.PowerEnded, "last machine that runs"},
+		{"stop of the last that is known to run", reconcile.OpStop, "", "last machine that runs"},
+		{"removal beside running ones", reconcile.OpDelete, reconcile.PowerRunning, ""},
+		{"removal of the last that runs", reconcile.OpDelete, reconcile.PowerStopped, "last machine that runs"},
+	} {
+		have, plan := host(3)
+		p := plan()
+		for i := range p.Actions {
+			a := &p.Actions[i]
+			k := a.Key()
+			switch {
+			case k.Kind == spec.KindVirtualMachine && a.Name == "v00":
+				a.Op = c.op
+				a.Impact = map[reconcile.Op]reconcile.Impact{reconcile.OpStop: reconcile.ImpactStop, reconcile.OpDelete: reconcile.ImpactRemove}[c.op]
+			case k.Kind == spec.KindVirtualMachine && c.others == "":
+				delete(have.Objects, k)
+				have.Unknown[k] = "does not answer"
+				fallthrough
+			default:
+				a.Op, a.Impact = reconcile.OpUnchanged, reconcile.ImpactNone
+				if h := have.Objects[k]; h != nil && h.VM != nil {
+					h.VM.Power = c.others
+				}
+			}
+		}
+		Apply(p, Input{Have: have, Limits: DefaultLimits, Now: now})
+		for i := range p.Actions {
+			if a := &p.Actions[i]; a.Op == c.op && (a.State == reconcile.Held) != (c.held != "") || !strings.Contains(a.Reason, c.held) && a.Op == c.op {
+				t.Errorf("%s: %s (%s), want %q", c.name, a.State, a.Reason, c.held)
+			}
+		}
+	}
+}
+
+// What is over the budget says when it no longer is, and that is true.
+func TestBudgetSaysWhen(t *testing.T) {
+	have, plan := host(10)
+	ledger := Ledger{
+		{At: now.Add(-20 * time.Hour), Kind: spec.KindVirtualMachine, UID: "gone-1", Remove: true},
+		{At: now.Add(-10 * time.Hour), Kind: spec.KindVirtualMachine, UID: "gone-2", Remove: true},
+		{At: now.Add(-time.Hour), Kind: spec.KindVirtualMachine, UID: "gone-3", Remove: true}, // was allowed
+	}
+	in := Input{Have: have, Limits: DefaultLimits, Ledger: ledger, Now: now}
+	p := plan()
+	Apply(p, in)
+	free := now.Add(14 * time.Hour)
+	for i := range p.Actions {
+		if a := &p.Actions[i]; a.Kind == spec.KindVirtualMachine && !strings.Contains(a.Reason, "held until "+free.Format(clockFormat)) {
+			t.Errorf("%s, want until %s", a.Reason, free)
+		}
+	}
+	if wake := Wake(p, in); wake.After(free) || wake.IsZero() {
+		t.Errorf("wakes at %s", wake)
+	}
+	for at, want := range map[time.Time]int{free.Add(-time.Nanosecond): 0, free: 1} {
+		in.Now = at
+		q := plan()
+		if Apply(q, in); count(q, spec.KindVirtualMachine, reconcile.Ready) != want {
+			t.Errorf("at %s %d may be removed, want %d", at, count(q, spec.KindVirtualMachine, reconcile.Ready), want)
+		}
+	}
+}
+
 func TestAllow(t *testing.T) {
 	have, plan := host(1)
 	for _, c := range []struct {
@@ -135,7 +208,7 @@ func TestSuspendAndPurge(t *testing.T) {
 		{Key: one, Reason: "backup", By: "ada", Until: now.Add(time.Hour)},
 		{Reason: "over", By: "ada", Until: now},
 	}})
-	if a := &p.Actions[0]; a.State != reconcile.Held || !strings.Contains(a.Reason, "suspended by ada: backup") {
+	if a := &p.Actions[0]; a.State != reconcile.Held || !strings.Contains(a.Reason, "suspended by ada until Sun 2026-11-22 13:00 UTC: backup") {
 		t.Errorf("%s: %s", a.State, a.Reason)
 	}
 	if p.Count(reconcile.Ready) == 0 {
