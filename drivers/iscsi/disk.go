@@ -206,7 +206,13 @@ func (d *Driver) follow(ctx context.Context, a *reconcile.Action, at place, v vo
 	}
 	m.State, m.Quarantine = volume.Ready, nil
 	m.Fields = a.Reached()
-	m.DeletionPolicy, m.Retention = s.DeletionPolicy, time.Duration(s.Retention)
+	// What would weaken the protection may have to wait while the rest goes on.
+	if !waits(a, "spec.deletionPolicy") {
+		m.DeletionPolicy = s.DeletionPolicy
+	}
+	if !waits(a, "spec.retention") {
+		m.Retention = time.Duration(s.Retention)
+	}
 	m.Name, m.Incarnation = a.Want.Name, a.Want.Incarnation
 	if err := at.pool.Put(m); err != nil {
 		return err

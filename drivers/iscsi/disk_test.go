@@ -118,6 +118,29 @@ func TestGrowIsSeenInVolumeAndLUN(t *testing.T) {
 	}
 }
 
+// A weaker protection may have to wait while the disk grows: what the record
+// says is what decides when the disk is removed.
+func TestProtectionThatWaitsIsNotRecorded(t *testing.T) {
+	w := newWorld(t)
+	w.converge(w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi, retention: 48h")))
+	a := w.action(w.tree(w.poolYAML(""), diskYAML("web", "size: 8Mi, retention: 1s, deletionPolicy: Delete")), spec.KindDisk, "web")
+	for i := range a.Changes {
+		if a.Changes[i].Impact == reconcile.ImpactDestroy {
+			a.Changes[i].Waits = "held"
+		}
+	}
+	if err := w.apply(a); err != nil {
+		t.Fatal(err)
+	}
+	_, v, err := w.d.find(a.UID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.Size != 8<<20 || v.DeletionPolicy != spec.DeletionRetain || v.Retention != 48*time.Hour {
+		t.Errorf("size %d, %s, %s", v.Size, v.DeletionPolicy, v.Retention)
+	}
+}
+
 func TestCapacityIsKept(t *testing.T) {
 	w := newWorld(t)
 	want := w.tree(w.poolYAML(""), diskYAML("web", "size: 200Mi"))
