@@ -186,6 +186,12 @@ func (r Repo) Protect(t testing.TB, branch string, p Protection) {
 	}, nil)
 }
 
+// Secret stores what workflows read as secrets.NAME.
+func (r Repo) Secret(t testing.TB, name, value string) {
+	t.Helper()
+	r.g.must(t, r.Owner, "PUT", r.api("/actions/secrets/"+name), object{"data": value}, nil)
+}
+
 // Hook has pushes and pull requests told to an address.
 func (r Repo) Hook(t testing.TB, address, secret string) {
 	t.Helper()

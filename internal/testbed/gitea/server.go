@@ -117,7 +117,8 @@ TYPE = level
 [cron]
 ENABLED = false
 [actions]
-ENABLED = false
+ENABLED = true
+DEFAULT_ACTIONS_URL = self
 [packages]
 ENABLED = false
 [mailer]
