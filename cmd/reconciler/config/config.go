@@ -106,37 +106,6 @@ type Webhook struct {
 	KeyFile    string `yaml:"keyFile" doc:"Private key of the certificate."`
 }
 
-// Window is a time in which what interrupts may run. Where there is none, it
-// may run at any time.
-type Window struct {
-	Name     string        `yaml:"name" doc:"Name of the window, for messages."`
-	Schedule string        `yaml:"schedule" doc:"When it opens: minute, hour, day, month, weekday, as cron(5) reads them."`
-	Duration time.Duration `yaml:"duration" doc:"How long it is open. 1m to 168h."`
-	TimeZone string        `yaml:"timeZone" doc:"Time zone of the schedule, such as Europe/Berlin; UTC if empty."`
-	Impact   string        `yaml:"impact" doc:"Least impact that needs the window: live, migrate, restart, stop, remove or destroy; restart if empty."`
-}
-
-// Tenant limits what a directory of the repository may declare.
-type Tenant struct {
-	Name     string   `yaml:"name" doc:"Name of the tenant, for messages."`
-	Path     string   `yaml:"path" doc:"Directory in the repository; what is declared below it is the tenant's."`
-	Kinds    []string `yaml:"kinds" doc:"Kinds it may declare; VirtualMachine and Disk if empty."`
-	Pools    []string `yaml:"pools" doc:"StoragePools declared elsewhere that its disks may use."`
-	Networks []string `yaml:"networks" doc:"Networks declared elsewhere that its machines may use."`
-	Images   []string `yaml:"images" doc:"Images declared elsewhere that it may use."`
-	Hosts    []string `yaml:"hosts" doc:"Hosts its machines may run on; all if empty."`
-	Quota    Quota    `yaml:"quota"`
-}
-
-// Quota bounds the sum of what a tenant declares; 0 or empty is no bound.
-type Quota struct {
-	Machines int    `yaml:"machines" doc:"Machines."`
-	CPUs     int    `yaml:"cpus" doc:"Virtual CPUs of all machines."`
-	Memory   string `yaml:"memory" doc:"Memory of all machines, as 64Gi."`
-	Disks    int    `yaml:"disks" doc:"Disks."`
-	Storage  string `yaml:"storage" doc:"Size of all disks, as 2Ti."`
-}
-
 // Allowed is what specs may use of the host.
 type Allowed struct {
 	Roots   []string `yaml:"roots" doc:"Directories below which a pool may have an absolute path. One below the state directory is always allowed."`
@@ -274,6 +243,8 @@ func (c *Config) Check() []Problem {
 		add("driftBranchPrefix", "%q must start with refs/heads/: a pull request needs a branch", p)
 	}
 	list = append(list, c.checkTrust()...)
+	list = append(list, c.checkWindows()...)
+	list = append(list, c.checkTenants()...)
 	if c.Limits.Budget.Count < 1 {
 		add("limits.budget.count", "%d is less than 1; to hold everything, use reconciler suspend", c.Limits.Budget.Count)
 	}
