@@ -69,7 +69,8 @@ type Input struct {
 	Windows     Schedule
 	// Asked are the machines whose restart an operator asked for on the host,
 	// which is as good as an allowance.
-	Asked map[reconcile.Key]bool
+	Asked     map[reconcile.Key]bool
+	Ownership Ownership
 	// NoPurge, where set, is why no data may be destroyed for good now.
 	NoPurge string
 	Now     time.Time
@@ -86,6 +87,10 @@ func Apply(p *reconcile.Plan, in Input) {
 	if len(p.Hosts) > 0 {
 		digest = p.Hosts[0].Digest
 	}
+	allowed := func(a *reconcile.Action) bool {
+		return slices.ContainsFunc(in.Allowances, func(l Allowance) bool { return l.covers(a, digest, in.Now) })
+	}
+	in.Ownership.holdTaken(p, allowed)
 	for i := range p.Actions {
 		a := &p.Actions[i]
 		if a.State != reconcile.Ready || a.Op == reconcile.OpUnchanged {
@@ -95,23 +100,19 @@ func Apply(p *reconcile.Plan, in Input) {
 			hold(a, s.String(), strings.TrimSpace("reconciler resume "+s.Object))
 			continue
 		}
-		allowed := false
-		for _, l := range in.Allowances {
-			allowed = allowed || l.covers(a, digest, in.Now)
-		}
 		if a.Op == reconcile.OpPurge && in.NoPurge != "" {
 			hold(a, in.NoPurge, "")
 			continue
 		}
 		asked := a.Op == reconcile.OpRestart && in.Asked[a.Key()]
-		if !allowed && !asked && in.Windows.keepOut(a, in.Now) {
+		if !allowed(a) && !asked && in.Windows.keepOut(a, in.Now) {
 			continue
 		}
 		c, costs := ChargeFor(a, in.Now)
 		if !costs {
 			continue
 		}
-		if why, _ := budgets[a.Kind].refuse(a, c); why != "" && !allowed {
+		if why, _ := budgets[a.Kind].refuse(a, c); why != "" && !allowed(a) {
 			hold(a, why, allowCommand(a))
 		}
 	}

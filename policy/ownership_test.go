@@ -1,0 +1,79 @@
+package policy
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"reconciler/reconcile"
+	"reconciler/spec"
+)
+
+func TestOwnership(t *testing.T) {
+	const uid = "u"
+	disk := func(op reconcile.Op, have bool) reconcile.Action {
+		a := reconcile.Action{Kind: spec.KindDisk, Name: "d", UID: uid, Op: op, State: reconcile.Ready, Want: &reconcile.Object{Kind: spec.KindDisk, UID: uid}}
+		if have {
+			a.Have = &reconcile.Live{Disk: &reconcile.LiveDisk{Quarantined: op == reconcile.OpRestore}}
+		}
+		return a
+	}
+	const acmes, globexs, ops = "tenants/acme/a.yaml", "tenants/globex/g.yaml", "ops/o.yaml"
+	for _, c := range []struct {
+		name     string
+		op       reconcile.Op
+		have     bool
+		declared string
+		recorded string
+		held     string
+	}{
+		{"restored by its tenant", reconcile.OpRestore, true, acmes, "tenants/acme/old.yaml", ""},
+		{"restored by another", reconcile.OpRestore, true, globexs, acmes, "tenant globex declares it, but it is tenant acme's (tenants/acme/a.yaml)"},
+		{"the operators' restored by a tenant", reconcile.OpRestore, true, globexs, ops, "it is not a tenant's"},
+		{"restored by the operators", reconcile.OpRestore, true, ops, acmes, ""},
+		{"restored, and the record is lost", reconcile.OpRestore, true, globexs, "", "nothing says whose"},
+		{"there, and the record is lost", reconcile.OpUnchanged, true, globexs, "", ""},
+		{"changed by another while its removal is held", reconcile.OpUpdate, true, globexs, acmes, "tenant acme's"},
+		{"as it is, by another", reconcile.OpUnchanged, true, globexs, acmes, "tenant acme's"},
+		{"made anew: nothing is there", reconcile.OpCreate, false, globexs, acmes, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := Input{Have: reconcile.NewState(), Limits: DefaultLimits, Now: now, Ownership: Ownership{
+				Tenants: []Tenant{acme(), globex()}, Declared: func(string) string { return c.declared }, Recorded: map[string]string{},
+			}}
+			if c.recorded != "" {
+				in.Ownership.Recorded[uid] = c.recorded
+			}
+			d := disk(c.op, c.have)
+			vm := reconcile.Action{Kind: spec.KindVirtualMachine, Name: "v", UID: "vm", Op: reconcile.OpCreate, State: reconcile.Ready,
+				Want: &reconcile.Object{Refs: []reconcile.Ref{{Path: "spec.disks[d].disk", To: d.Want}}}}
+			plan := func() *reconcile.Plan { return &reconcile.Plan{Actions: []reconcile.Action{d, vm}} }
+			p := plan()
+			Apply(p, in)
+			d, vm = p.Actions[0], p.Actions[1]
+			if c.held == "" {
+				if d.State != reconcile.Ready || vm.State != reconcile.Ready || d.Op != c.op {
+					t.Fatalf("%s %s (%s), its machine %s (%s)", d.Op, d.State, d.Reason, vm.State, vm.Reason)
+				}
+				return
+			}
+			if d.State != reconcile.Held || !strings.Contains(d.Reason, c.held) || d.Op == reconcile.OpUnchanged || !strings.Contains(d.Reason, "reconciler allow Disk/d") {
+				t.Errorf("%s %s (%s)", d.Op, d.State, d.Reason)
+			}
+			// A machine must not get at the data through the disk either.
+			if vm.State != reconcile.Held || !strings.Contains(vm.Reason, "Disk/d") {
+				t.Errorf("its machine: %s (%s)", vm.State, vm.Reason)
+			}
+			in.Allowances = []Allowance{{ID: "Disk/d", Until: now.Add(time.Hour)}}
+			p = plan()
+			if Apply(p, in); p.Actions[0].State != reconcile.Ready || p.Actions[1].State != reconcile.Ready {
+				t.Errorf("allowed: %s, %s", p.Actions[0].State, p.Actions[1].State)
+			}
+			in.Allowances, in.Ownership.Tenants = nil, nil
+			p = plan()
+			if Apply(p, in); p.Actions[0].State != reconcile.Ready {
+				t.Errorf("without tenants: %s", p.Actions[0].State)
+			}
+		})
+	}
+}
