@@ -68,7 +68,7 @@ func newObject(o *spec.Object, flat []spec.Field) *Object {
 		if strings.HasSuffix(f.Path, "].name") {
 			continue
 		}
-		w.Fields = append(w.Fields, Field{Path: f.Path, Value: f.Value})
+		w.Fields = append(w.Fields, Field{Path: f.Path, Value: f.Value, ID: f.Digest})
 	}
 	return w
 }
@@ -77,6 +77,10 @@ func newObject(o *spec.Object, flat []spec.Field) *Object {
 // from the objects referred to: a machine changes when its disk grows.
 func (d *Desired) link(set *spec.Set, w *Object) {
 	switch s := w.Spec.(type) {
+	case *spec.Secret:
+		// Who can decrypt the file is part of what a reviewer approves.
+		digest := spec.Digest(s.File)
+		w.Fields = append(w.Fields, Field{Path: "sops", Value: "sha256:" + shortID(digest), ID: digest})
 	case *spec.Disk:
 		d.refer(set, w, "spec.pool", spec.KindStoragePool, s.Pool)
 		if s.Source.Image != "" {
@@ -102,6 +106,9 @@ func (d *Desired) link(set *spec.Set, w *Object) {
 				w.Fields = append(w.Fields, Field{Path: p + ".backend", Value: Backend(net.Spec.(*spec.Network))})
 			}
 		}
+		for _, part := range s.CloudInit.Parts() {
+			d.secretText(set, w, "spec.cloudInit."+part.Field, part.CloudInitPart)
+		}
 		d.bootFile(set, w, "spec.boot.kernel.image", s.Boot.Kernel)
 		d.bootFile(set, w, "spec.boot.initrd.image", s.Boot.Initrd)
 	}
@@ -122,6 +129,16 @@ func (d *Desired) bootFile(set *spec.Set, w *Object, path string, ref *spec.Imag
 	}
 	if img := d.refer(set, w, path, spec.KindImage, ref.Image); img != nil {
 		w.field(path).ID = img.Spec.(*spec.Image).SHA256
+	}
+}
+
+// secretText compares a text in a Secret by its encrypted value.
+func (d *Desired) secretText(set *spec.Set, w *Object, path string, part *spec.CloudInitPart) {
+	if part.Secret == "" {
+		return
+	}
+	if o := d.refer(set, w, path+".secret", spec.KindSecret, part.Secret); o != nil {
+		w.field(path + ".key").ID = spec.Digest(o.Spec.(*spec.Secret).Data[part.Key])
 	}
 }
 

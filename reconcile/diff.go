@@ -118,7 +118,7 @@ func (d *differ) keys() []Key {
 // what is there, unless a driver observes them all the same.
 func declared(k spec.Kind) bool {
 	switch k {
-	case spec.KindCluster, spec.KindHost, spec.KindNetwork, spec.KindImage:
+	case spec.KindCluster, spec.KindHost, spec.KindNetwork, spec.KindImage, spec.KindSecret:
 		return true
 	}
 	return false

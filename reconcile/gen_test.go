@@ -83,6 +83,13 @@ func vmDoc(name, rest string) string {
 	return fmt.Sprintf("apiVersion: reconciler/v1alpha1\nkind: VirtualMachine\nmetadata: {name: %s}\nspec: {host: host1, %s}\n", name, rest)
 }
 
+// secretDoc has two values, a and b, as they are encrypted.
+func secretDoc(name, a, b, recipient string) string {
+	const sealed = "ENC[AES256_GCM,data:%s,iv:AAAA,tag:AAAA,type:str]"
+	return fmt.Sprintf("apiVersion: reconciler/v1alpha1\nkind: Secret\nmetadata: {name: %s}\nspec: {data: {a: \""+sealed+"\", b: \""+sealed+"\"}}\n"+
+		"sops: {mac: x, lastmodified: x, age: [{recipient: %s}]}\n", name, a, b, recipient)
+}
+
 const plainVM = "cpu: {cores: 1}, memory: {size: 128Mi}"
 
 // world is the state and base after everything of d was applied.
@@ -130,7 +137,16 @@ func draw(t *rapid.T, label string) *Desired {
 		if rapid.Bool().Draw(t, label+" nic") {
 			s += "{name: n, network: " + rapid.SampledFrom([]string{"front", "back"}).Draw(t, label+" network") + "}"
 		}
-		docs = append(docs, vmDoc(fmt.Sprintf("v%d", i), s+"]"))
+		s += "]"
+		switch rapid.IntRange(0, 3).Draw(t, label+" cloud-init") {
+		case 0:
+			s += ", cloudInit: {userData: {inline: " + rapid.SampledFrom([]string{"a", "b"}).Draw(t, label+" text") + "}}"
+		case 1:
+			s += ", cloudInit: {userData: {secret: s, key: " + rapid.SampledFrom([]string{"a", "b"}).Draw(t, label+" key") + "}}"
+		}
+		docs = append(docs, vmDoc(fmt.Sprintf("v%d", i), s))
 	}
+	value := func(l string) string { return rapid.SampledFrom([]string{"AAAA", "BBBB"}).Draw(t, label+l) }
+	docs = append(docs, secretDoc("s", value(" value"), value(" other value"), value(" recipient")))
 	return desired(t, docs...)
 }

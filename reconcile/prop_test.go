@@ -210,6 +210,7 @@ func TestEveryFieldHasARule(t *testing.T) {
 	kinds := map[spec.Kind]any{
 		spec.KindCluster: spec.Cluster{}, spec.KindHost: spec.Host{}, spec.KindStoragePool: spec.StoragePool{},
 		spec.KindImage: spec.Image{}, spec.KindDisk: spec.Disk{}, spec.KindNetwork: spec.Network{},
+		spec.KindSecret:         spec.Secret{},
 		spec.KindVirtualMachine: spec.VirtualMachine{},
 	}
 	if len(kinds) != len(spec.Kinds) {
@@ -224,7 +225,7 @@ func TestEveryFieldHasARule(t *testing.T) {
 			}
 		}
 		for path := range rules[kind] {
-			derived := path == "spec.disks[].size" || path == "spec.nics[].backend" || path == "spec.boot.disk"
+			derived := path == "spec.disks[].size" || path == "spec.nics[].backend" || path == "spec.boot.disk" || path == "sops"
 			if !paths[path] && !derived {
 				t.Errorf("%s %s has a rule and does not exist", kind, path)
 			}
@@ -241,6 +242,9 @@ func leaves(t reflect.Type, path string, out map[string]bool) {
 		name, _, _ := bytes.Cut([]byte(f.Tag.Get("yaml")), []byte(","))
 		p := path + "." + string(name)
 		switch {
+		case string(name) == "-":
+		case f.Type.Kind() == reflect.Map:
+			out[p+"[]"] = true
 		case f.Tag.Get("world") != "":
 			if f.Tag.Get("world") != "observed" && f.Tag.Get("world") != "recorded" && f.Tag.Get("world") != "policy" {
 				panic(p + ": unknown world")

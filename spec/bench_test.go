@@ -17,6 +17,7 @@ func estate(n int) map[string]string {
 	files := map[string]string{"base.yaml": base}
 	body := strings.NewReplacer("  name: web-1\n", "  name: NAME\n", "name: web-1-root", "name: NAME-root", "disk: web-1-root", "disk: NAME-root").
 		Replace(examples[KindVirtualMachine] + "---\n" + examples[KindDisk])
+	body = strings.Replace(body, "{secret: web, key: user-data}", `{inline: "#cloud-config"}`, 1)
 	for i := range n {
 		name := fmt.Sprintf("vm-%06d", i)
 		files["vms/"+name+".yaml"] = strings.ReplaceAll(body, "NAME", name)

@@ -61,6 +61,7 @@ func (p *parser) checkMachine(n *yaml.Node, s *VirtualMachine) {
 			p.errAt(n, "spec.cpu.max", 0, "spec.cpu.max: "+strconv.Itoa(s.CPU.Max)+" is not a multiple of "+strconv.Itoa(block), "CPUs come in whole sockets of cores × threads")
 		}
 	}
+	p.checkCloudInit(n, s.CloudInit)
 	if s.Memory.Max > 0 && s.Memory.Size > s.Memory.Max {
 		p.errAt(n, "spec.memory.max", 0, "spec.memory.max: "+s.Memory.Max.String()+" is less than the size, "+s.Memory.Size.String(), "")
 	}

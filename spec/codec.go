@@ -12,7 +12,7 @@ import (
 
 // codecRevision is raised by hand when Parse accepts, refuses or fills in
 // something else without a change to the types and their tags.
-const codecRevision = 1
+const codecRevision = 2
 
 // CodecVersion says what Decode reads. It follows from the types and their
 // rules: whatever was encoded under another version must be parsed again.
@@ -47,7 +47,7 @@ const codecHeader = 16 + 4 // version, checksum of what follows
 func Encode(objects []*Object) []byte {
 	e := encoder{b: make([]byte, codecHeader, codecHeader+256*len(objects))}
 	e.uint(uint64(len(objects)))
-	file := ""
+	file, sealed := "", ""
 	for _, o := range objects {
 		d := definitionOf(o.Kind)
 		from := o.from
@@ -66,6 +66,13 @@ func Encode(objects []*Object) []byte {
 		e.uint(uint64(from.col))
 		e.structure(d.meta, reflect.ValueOf(&o.Meta).Elem())
 		e.structure(d.spec, reflect.ValueOf(o.Spec).Elem())
+		if s, ok := o.Spec.(*Secret); ok {
+			e.uint(bit(s.File != sealed))
+			if s.File != sealed {
+				sealed = s.File
+				e.string(sealed)
+			}
+		}
 		e.uint(uint64(len(from.marks)))
 		line := uint32(from.line)
 		for _, m := range from.marks {
@@ -155,7 +162,7 @@ func Decode(data []byte) ([]*Object, error) {
 	// All strings of the objects are parts of this one.
 	d := decoder{s: string(data[codecHeader:])}
 	list := make([]*Object, 0, d.count())
-	file := ""
+	file, sealed := "", ""
 	for range cap(list) {
 		head := d.uint()
 		if head>>1 >= uint64(len(definitions)) {
@@ -173,6 +180,12 @@ func Decode(data []byte) ([]*Object, error) {
 		spec := reflect.New(def.spec.typ)
 		d.structure(def.meta, reflect.ValueOf(&o.Meta).Elem())
 		d.structure(def.spec, spec.Elem())
+		if s, ok := spec.Interface().(*Secret); ok {
+			if d.uint() != 0 {
+				sealed = d.string()
+			}
+			s.File = sealed
+		}
 		o.Spec = spec.Interface()
 		from.marks = make([]mark, d.count())
 		line := int64(from.line)

@@ -2,7 +2,9 @@ package spec
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -17,6 +19,16 @@ spec: {host: h, cpu: {cores: 1}, memory: {size: 64Mi}, disks: [], boot: {kernel:
 		t.Fatal(err)
 	}
 	objects = append(objects, more...)
+	for _, file := range []string{secretWeb, secretWeb + "---\n" + strings.Replace(secretWeb, "web", "db", 1), examples[KindSecret] + "---\n" + examples[KindVirtualMachine]} {
+		more, err := Parse("secret.yaml", []byte(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := more[0].Spec.(*Secret); s.File != file {
+			t.Fatalf("the Secret keeps the file %q", s.File)
+		}
+		objects = append(objects, more...)
+	}
 	got, err := Decode(Encode(objects))
 	if err != nil {
 		t.Fatal(err)
@@ -31,6 +43,29 @@ spec: {host: h, cpu: {cores: 1}, memory: {size: 64Mi}, disks: [], boot: {kernel:
 	}
 	if empty, err := Decode(Encode(nil)); err != nil || len(empty) != 0 {
 		t.Errorf("nothing became %v, %v", empty, err)
+	}
+}
+
+// Many Secrets of a file keep one copy of it.
+func TestSecretsShareTheirFile(t *testing.T) {
+	var file strings.Builder
+	for i := range 500 {
+		file.WriteString("---\n" + strings.Replace(secretWeb, "name: web", fmt.Sprintf("name: s%d", i), 1))
+	}
+	objects, err := Parse("a.yaml", []byte(file.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := Encode(objects)
+	if len(data) > 3*file.Len() {
+		t.Errorf("%d bytes are encoded in %d", file.Len(), len(data))
+	}
+	decoded, err := Decode(data)
+	if err != nil || decoded[499].Spec.(*Secret).File != file.String() {
+		t.Errorf("the last Secret's file is lost: %v", err)
+	}
+	if got := allocated(func() { decoded, err = Decode(data) }); got > 5<<20 {
+		t.Errorf("to decode them takes %d bytes", got)
 	}
 }
 

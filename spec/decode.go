@@ -109,6 +109,8 @@ func (p *parser) choice(n *yaml.Node, s *structure, given uint64, prefix string)
 		}
 	}
 	switch {
+	case s.choice == textOrSecret:
+		p.textOrSecret(n, given, prefix)
 	case s.choice == oneOf && count == 0 && len(n.Content) == 0:
 		p.at(n, prefix+" is empty", "give "+orList(names))
 	case s.choice != anyOf && count > 1:
@@ -311,6 +313,10 @@ func (p *parser) mapping(n *yaml.Node, f *field, v reflect.Value, path func() st
 		p.at(n, path()+": expected a mapping, found "+describe(n), "")
 		return
 	}
+	if len(n.Content) == 0 && f.required {
+		p.at(n, path()+" is empty", "")
+		return
+	}
 	if !p.bounded(n, len(n.Content)/2, path()) {
 		return
 	}
@@ -338,11 +344,13 @@ func (p *parser) mapping(n *yaml.Node, f *field, v reflect.Value, path func() st
 		}
 		where := func() string { return path() + "[" + key.Value + "]" }
 		if e.Kind != yaml.ScalarNode || e.ShortTag() != "!!str" {
-			hint := ""
-			if e.Kind == yaml.ScalarNode && !isNull(e) {
+			hint, found := "", describe(e)
+			if f.format != nil && f.format.sensitive && e.Kind == yaml.ScalarNode {
+				found, hint = "a value that is not "+f.format.what, f.format.hint
+			} else if e.Kind == yaml.ScalarNode && !isNull(e) {
 				hint = "write it in quotes"
 			}
-			p.at(e, where()+": expected a string, found "+describe(e), hint)
+			p.at(e, where()+": expected a string, found "+found, hint)
 			continue
 		}
 		s, prob := f.text(e.Value)

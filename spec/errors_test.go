@@ -107,6 +107,13 @@ const (
 	pool  = "StoragePool x\nspec:\n  host: host1\n  capacity: 20Gi\n"
 )
 
+// A Secret as the rules see it. It cannot be decrypted.
+const (
+	sealedValue = "ENC[AES256_GCM,data:q83v,iv:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=,tag:AAAAAAAAAAAAAAAAAAAAAA==,type:str]"
+	sopsPart    = "sops: {mac: x, lastmodified: x, age: [{recipient: x, enc: x}]}\n"
+	secretWeb   = "apiVersion: reconciler/v1alpha1\nkind: Secret\nmetadata: {name: web}\nspec: {data: {user-data: \"" + sealedValue + "\", token: \"\"}}\n" + sopsPart
+)
+
 var badCases = []badCase{
 	// Envelope and documents.
 	{"no apiVersion", "kind: Network\nmetadata: {name: x}\nspec: {user: {}}\n", `1:1: apiVersion is missing (write apiVersion: reconciler/v1alpha1)`, true},
@@ -250,6 +257,31 @@ var badCases = []badCase{
 	{"disk twice by name", vm + "  disks: [{disk: d}, {disk: d}]\n---\n" + caseFile("Disk d\nspec: {pool: fast, size: 1Gi}\n"), `8:22: spec.disks: duplicate name "d" (every entry has a name of its own)`, false},
 	{"disk twice", vm + "  disks: [{disk: d}, {name: e, disk: d}]\n---\n" + caseFile("Disk d\nspec: {pool: fast, size: 1Gi}\n"), `8:38: spec.disks[e].disk: "d" is attached as "d" already (a disk can be attached once)`, false},
 
+	// Secrets and cloud-init.
+	{"Secret in the clear", "Secret x\nspec: {data: {password: hunter2}}\n", "1:1: the Secret is not encrypted: sops is missing (" + sopsHint + ")\n4:25: spec.data[password]: the value is not encrypted (" + sopsHint + ")", true},
+	{"Secret encrypted in part", "Secret x\nspec: {data: {a: \"" + sealedValue + "\", pin: 1234}}\n" + sopsPart, "4:138: spec.data[pin]: expected a string, found a value that is not encrypted (" + sopsHint + ")", true},
+	{"Secret without data", "Secret x\nspec: {data: {}}\n" + sopsPart, `4:14: spec.data is empty`, true},
+	{"Secret for nobody", "Secret x\nspec: {data: {a: \"" + sealedValue + "\"}}\n" + strings.Replace(sopsPart, "age: [", "pgp: [", 1), `5:7: sops.age is empty: no host can decrypt the Secret (add a host's recipient: sops rotate --in-place --add-age RECIPIENT FILE)`, false},
+	{"Secret by hand", "Secret x\nspec: {data: {a: \"" + sealedValue + "\"}}\nsops: {age: [{}]}\n", "5:7: sops.lastmodified is missing (only the sops program writes it)\n5:7: sops.mac is missing (only the sops program writes it)", false},
+	{"Secret of key groups", "Secret x\nspec: {data: {a: \"" + sealedValue + "\"}}\n" + strings.Replace(sopsPart, "age: [", "key_groups: [", 1), `5:45: sops.key_groups are not supported (encrypt for age recipients, without a threshold)`, false},
+	{"Secret by comments", "Secret x\nspec: {data: {a: \"" + sealedValue + "\"}}\n" + strings.Replace(sopsPart, "{", "{encrypted_comment_regex: x, ", 1), `5:33: sops.encrypted_comment_regex is not supported (` + sopsHint + `)`, false},
+	{"sops as a string", "Network x\nspec: {user: {}}\nsops: yes\n", `5:7: sops: expected a mapping, found the string "yes" (only the sops program writes it)`, true},
+	{"everything encrypted", "apiVersion: " + sealedValue + "\nkind: " + sealedValue + "\nmetadata: {name: x}\n" + sopsPart, `2:7: the whole document is encrypted (decrypt it, then ` + sopsHint + `)`, true},
+	{"name encrypted", "Secret \"" + sealedValue + "\"\nspec: {data: {a: \"\"}}\n" + sopsPart, `3:18: metadata.name: the value is encrypted (only the data of a Secret may be: ` + sopsHint + `)`, true},
+	{"command line encrypted", vm + "  boot: {kernel: {image: k}, cmdline: \"" + sealedValue + "\"}\n", `8:39: spec.boot.cmdline: the value is encrypted (only the data of a Secret may be: ` + sopsHint + `)`, false},
+	{"no user-data", vm + "  cloudInit: {}\n", `8:14: spec.cloudInit.userData is missing`, true},
+	{"empty user-data", vm + "  cloudInit: {userData: {}}\n", `8:25: spec.cloudInit.userData is empty (give inline, or secret and key)`, true},
+	{"text and Secret", vm + "  cloudInit: {userData: {inline: a, key: b}}\n", `8:25: spec.cloudInit.userData has both inline text and a Secret (give inline, or secret and key)`, true},
+	{"Secret without key", vm + "  cloudInit: {userData: {secret: web}}\n---\n" + secretWeb, `8:25: spec.cloudInit.userData.key is missing (which key of the Secret?)`, true},
+	{"key without Secret", vm + "  cloudInit: {userData: {key: a}}\n", `8:25: spec.cloudInit.userData.secret is missing (whose key?)`, true},
+	{"no key", vm + "  cloudInit: {userData: {secret: web, key: \"a:b\"}}\n---\n" + secretWeb, `8:44: spec.cloudInit.userData.key: "a:b" is not a key of a Secret (letters, digits and . _ / -, at most 128 characters)`, true},
+	{"other key", vm + "  cloudInit: {userData: {secret: web, key: usr-data}}\n---\n" + secretWeb, `8:44: spec.cloudInit.userData.key: Secret "web" has no key "usr-data" (did you mean user-data?)`, false},
+	{"unknown key", vm + "  cloudInit: {userData: {inline: a}, metaData: {secret: web, key: x}}\n---\n" + secretWeb, `8:67: spec.cloudInit.metaData.key: Secret "web" has no key "x" (it has token, user-data)`, false},
+	{"no such Secret", vm + "  cloudInit: {userData: {secret: wep, key: token}}\n---\n" + secretWeb, `8:34: spec.cloudInit.userData.secret: there is no Secret "wep" (did you mean web?)`, false},
+	{"meta-data that is none", vm + "  cloudInit: {userData: {inline: a}, metaData: {inline: \"[a]\"}, networkConfig: {inline: \"a: [\"}}\n", "8:57: spec.cloudInit.metaData.inline is not a YAML mapping\n8:89: spec.cloudInit.networkConfig.inline is not a YAML mapping", false},
+	{"long user-data", vm + "  cloudInit: {userData: {inline: \"" + strings.Repeat("a", 131073) + "\"}}\n", `8:34: spec.cloudInit.userData.inline: "` + strings.Repeat("a", 60) + `…" is not a text (at most 131072 bytes, without control characters but tab and line feed)`, true},
+	{"binary user-data", vm + "  cloudInit: {userData: {inline: \"a\\0b\"}}\n", `8:34: spec.cloudInit.userData.inline: the text contains a control character (at most 131072 bytes, without control characters but tab and line feed)`, false},
+
 	// Objects against each other. The schema knows one document at a time.
 	{"second cluster", "Cluster x\nspec: {}\n", `3:18: second Cluster "x", the first is at base.yaml:1:1 (a tree has exactly one)`, false},
 	{"duplicate name", "VirtualMachine old\nspec: {host: host1, cpu: {cores: 1}, memory: {size: 64Mi}}\n", `base.yaml:56:18: duplicate VirtualMachine "old", the first is at a.yaml:1:1 (names are unique within a kind)`, false},
@@ -295,7 +327,6 @@ func TestBadInput(t *testing.T) {
 
 func TestLaterIsRefusedByName(t *testing.T) {
 	docs := map[string]string{
-		"kind Secret is not supported yet":              "apiVersion: reconciler/v1alpha1\nkind: Secret\nmetadata: {name: x}\n",
 		"spec.policies is not supported yet":            "Cluster x\nspec: {policies: {}}\n",
 		"spec.capacity is not supported yet":            "Host x\nspec: {capacity: {}}\n",
 		"spec.state: Draining is not supported yet":     "Host x\nspec: {state: Draining}\n",
@@ -311,7 +342,6 @@ func TestLaterIsRefusedByName(t *testing.T) {
 		"spec.mtu is not supported yet":                 "Network x\nspec: {mtu: 9000}\n",
 		"spec.antiSpoofing is not supported yet":        "Network x\nspec: {antiSpoofing: true}\n",
 		"spec.bridge.mtu is not supported yet":          "Network x\nspec: {bridge: {mtu: 9000}}\n",
-		"spec.cloudInit is not supported yet":           "VirtualMachine x\nspec: {cloudInit: {}}\n",
 		"spec.boot.firmware: UEFI is not supported yet": "VirtualMachine x\nspec: {boot: {firmware: UEFI}}\n",
 		"spec.machine: microvm is not supported yet":    "VirtualMachine x\nspec: {machine: microvm}\n",
 	}

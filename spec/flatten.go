@@ -1,16 +1,23 @@
 package spec
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // Field is one value of an object.
 type Field struct {
 	Path  string // as users write it: spec.nics[front].network
-	Value string // in canonical form
+	Value string // in canonical form; of a text, its start; of a secret, (sensitive)
 	World World
+	// Digest is set where Value is not all: SHA-256 in hexadecimal digits of the
+	// text, or of the encrypted value.
+	Digest string
 }
 
 // Flatten lists every field of an object that has a value, in the order of the
@@ -53,11 +60,44 @@ func (s *structure) flatten(list []Field, v reflect.Value, entry string) []Field
 		case shapeMap:
 			m := fv.Interface().(map[string]string)
 			for _, k := range slices.Sorted(maps.Keys(m)) {
-				list = append(list, Field{f.path + "[" + k + "]", m[k], f.world})
+				list = append(list, f.show(f.path+"["+k+"]", m[k]))
 			}
 		default:
-			list = append(list, Field{path, f.write(fv), f.world})
+			list = append(list, f.show(path, f.write(fv)))
 		}
 	}
 	return list
+}
+
+// show is a value as a plan may show it.
+func (f *field) show(path, value string) Field {
+	shown := Field{Path: path, Value: value, World: f.world}
+	switch {
+	case f.format != nil && f.format.sensitive:
+		shown.Value, shown.Digest = "(sensitive)", Digest(value)
+	case f.formatID == "text":
+		shown.Value, shown.Digest = abridged(value), Digest(value)
+	}
+	return shown
+}
+
+// Digest is how an encrypted value, or a text, is told from another: SHA-256 in
+// hexadecimal digits.
+func Digest(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}
+
+// abridged is the first line of a text and its size.
+func abridged(text string) string {
+	const most = 40
+	line, _, _ := strings.Cut(text, "\n")
+	line = strings.TrimRight(line, "\r")
+	if len(line) > most {
+		line = strings.ToValidUTF8(line[:most], "")
+	}
+	if line != text {
+		line += "…"
+	}
+	return line + " (" + strconv.Itoa(len(text)) + " bytes)"
 }

@@ -22,6 +22,9 @@ type format struct {
 	// check returns the canonical form. It is called with matching strings only.
 	check func(string) (string, *problem)
 
+	// sensitive values stand in no message and in no plan.
+	sensitive bool
+
 	what string // in messages: "is not ..."
 	hint string
 
@@ -119,6 +122,21 @@ var formats = compileFormats(map[string]*format{
 		hint: "write six pairs of hexadecimal digits, such as 52:54:00:12:34:56",
 		doc:  "six pairs of hexadecimal digits, unicast", check: checkMAC,
 	},
+	"text": {
+		max: 128 << 10, what: "a text", hint: "at most 131072 bytes, without control characters but tab and line feed",
+		doc: "text of at most 131072 bytes", check: plainText,
+	},
+	"secretKey": {
+		pattern: `[A-Za-z0-9][A-Za-z0-9._/-]*`, max: 128, what: "a key of a Secret",
+		hint: "letters, digits and . _ / -, at most 128 characters",
+		doc:  "letters, digits and `. _ / -`, at most 128 characters",
+	},
+	"sops": {
+		// An empty value has nothing to encrypt; sops leaves it as it is.
+		pattern: `(ENC\[AES256_GCM,data:[A-Za-z0-9+/=]+,iv:[A-Za-z0-9+/=]+,tag:[A-Za-z0-9+/=]+,type:(str|int|float|bool|bytes|time)\])?`,
+		max:     MaxFileSize, what: "encrypted", sensitive: true,
+		hint: sopsHint, doc: "as `sops` writes it: `ENC[AES256_GCM,…]`",
+	},
 	"time": {
 		max: 64, what: "a time", hint: "write RFC 3339, such as 2026-11-22T10:00:00Z",
 		doc: "RFC 3339 time", check: checkTime,
@@ -173,6 +191,9 @@ func isName(s string) bool {
 }
 
 func (f *format) refuse(s string) *problem {
+	if f.sensitive {
+		return &problem{"the value is not " + f.what, f.hint}
+	}
 	return &problem{quote(s) + " is not " + f.what, f.hint}
 }
 
@@ -190,6 +211,14 @@ func lower(s string) (string, *problem) { return strings.ToLower(s), nil }
 func oneLine(s string) (string, *problem) {
 	if i := strings.IndexFunc(s, unicode.IsControl); i >= 0 {
 		return "", &problem{msg: quote(s) + " contains a control character"}
+	}
+	return s, nil
+}
+
+func plainText(s string) (string, *problem) {
+	bad := func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' && r != '\r' }
+	if i := strings.IndexFunc(s, bad); i >= 0 {
+		return "", &problem{msg: "the text contains a control character"}
 	}
 	return s, nil
 }

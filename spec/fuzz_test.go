@@ -40,6 +40,11 @@ func FuzzParse(f *testing.F) {
 		if err != nil || !reflect.DeepEqual(decoded, objects) {
 			t.Errorf("encoded and decoded: %v", err)
 		}
+		for _, o := range objects {
+			if o.Kind == KindSecret { // only sops writes one
+				return
+			}
+		}
 		text, err := Marshal(objects...)
 		if err != nil {
 			t.Fatal(err)

@@ -6,7 +6,6 @@ package spec
 // laterKinds are kinds.
 var laterKinds = map[string]bool{
 	"Snapshot": true,
-	"Secret":   true,
 }
 
 // laterFields are fields, by kind and static path.
@@ -34,9 +33,6 @@ var laterFields = map[Kind]map[string]bool{
 		"spec.antiSpoofing":        true,
 		"spec.bridge.mtu":          true,
 		"spec.bridge.antiSpoofing": true,
-	},
-	KindVirtualMachine: {
-		"spec.cloudInit": true,
 	},
 }
 

@@ -213,6 +213,8 @@ func (s *Set) checkReference(errs Errors, e *entry, f *field, r reference, to *e
 		if !slices.Contains(target.Roles, role) {
 			errs = append(errs, e.fail(f.path, r.entry, where+": host "+quote(r.name)+" does not have the role "+role, "its roles are at "+to.place("spec.roles", 0)))
 		}
+	case *Secret:
+		return s.checkKey(errs, e, f, target)
 	case *Image:
 		disk, ok := e.obj.Spec.(*Disk)
 		switch {

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"bytes"
+	"fmt"
 
 	"gopkg.in/yaml.v3"
 )
@@ -12,6 +13,9 @@ func Marshal(objects ...*Object) ([]byte, error) {
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
 	for _, o := range objects {
+		if o.Kind == KindSecret {
+			return nil, fmt.Errorf("Secret %s: only sops can write it", quote(o.Meta.Name))
+		}
 		err := enc.Encode(struct {
 			APIVersion string `yaml:"apiVersion"`
 			Kind       Kind   `yaml:"kind"`

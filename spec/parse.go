@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
@@ -47,6 +48,7 @@ type mark struct {
 // so that Link does not take them for missing.
 func Parse(file string, data []byte) ([]*Object, error) {
 	p := &parser{file: file}
+	p.text = sync.OnceValue(func() string { return string(data) })
 	if len(data) > MaxFileSize {
 		p.lose(1, 1, fmt.Sprintf("the file has %d bytes", len(data)), fmt.Sprintf("at most %d are read", MaxFileSize))
 		return nil, p.errs.sorted()
@@ -84,6 +86,7 @@ func next(dec *yaml.Decoder) (root *yaml.Node, err error) {
 
 type parser struct {
 	file    string
+	text    func() string // the file, one copy for all who keep it
 	objects []*Object
 	errs    Errors
 
@@ -202,7 +205,10 @@ func (p *parser) document(root *yaml.Node) {
 	p.seen = p.seen[:0]
 	before := len(p.errs)
 
-	var parts [4]*yaml.Node
+	if p.sealedEnvelope(n) {
+		return
+	}
+	var parts [len(envelope)]*yaml.Node
 	for i := 0; i < len(n.Content); i += 2 {
 		key := n.Content[i]
 		at := -1
@@ -213,7 +219,7 @@ func (p *parser) document(root *yaml.Node) {
 		}
 		switch {
 		case at < 0:
-			p.unknown(key, "", envelope[:])
+			p.unknown(key, "", envelope[:4])
 		case parts[at] != nil:
 			p.at(key, "duplicate field "+quote(key.Value), "")
 		default:
@@ -242,6 +248,10 @@ func (p *parser) document(root *yaml.Node) {
 	p.def.spec.fill(spec.Elem())
 	complete(o.Spec)
 	p.check(o, n)
+	p.sops(o, n, parts[4])
+	if secret, ok := o.Spec.(*Secret); ok {
+		secret.File = p.text()
+	}
 	o.from.bad = len(p.errs) > before
 	o.from.marks = p.marks()
 	if o.Meta.Name == "" {
@@ -267,7 +277,7 @@ func (p *parser) lost(before int, metadata *yaml.Node) {
 	}
 }
 
-var envelope = [4]string{"apiVersion", "kind", "metadata", "spec"}
+var envelope = [...]string{"apiVersion", "kind", "metadata", "spec", "sops"}
 
 // kind returns nil after reporting why the kind cannot be read.
 func (p *parser) kind(root, n *yaml.Node) *definition {

@@ -74,14 +74,16 @@ const (
 	anyOf choice = iota
 	oneOf
 	atMostOneOf
+	textOrSecret
 )
 
 var choices = map[reflect.Type]choice{
-	reflect.TypeFor[PoolVolumes](): oneOf,
-	reflect.TypeFor[PoolTarget]():  oneOf,
-	reflect.TypeFor[ImageSource](): oneOf,
-	reflect.TypeFor[DiskSource]():  atMostOneOf,
-	reflect.TypeFor[Network]():     oneOf,
+	reflect.TypeFor[PoolVolumes]():   oneOf,
+	reflect.TypeFor[PoolTarget]():    oneOf,
+	reflect.TypeFor[ImageSource]():   oneOf,
+	reflect.TypeFor[DiskSource]():    atMostOneOf,
+	reflect.TypeFor[Network]():       oneOf,
+	reflect.TypeFor[CloudInitPart](): textOrSecret,
 }
 
 // definition describes a kind.
@@ -106,6 +108,7 @@ func define() []*definition {
 		{kind: KindHost, doc: "A machine that runs an agent.", spec: &structure{typ: reflect.TypeFor[Host]()}},
 		{kind: KindStoragePool, doc: "Where volumes live and how they are served.", spec: &structure{typ: reflect.TypeFor[StoragePool]()}},
 		{kind: KindImage, doc: "The content a disk starts from, or a kernel or initrd.", spec: &structure{typ: reflect.TypeFor[Image]()}},
+		{kind: KindSecret, doc: "Values that only the hosts read: a file that `sops` encrypted for age recipients. See secrets.md.", spec: &structure{typ: reflect.TypeFor[Secret]()}},
 		{kind: KindNetwork, doc: "What a network card connects to: exactly one of its fields is given.", spec: &structure{typ: reflect.TypeFor[Network]()}},
 		{kind: KindDisk, doc: "One logical volume, served over an iSCSI target of its own.", spec: &structure{typ: reflect.TypeFor[Disk]()}},
 		{kind: KindVirtualMachine, doc: "One QEMU process.", spec: &structure{typ: reflect.TypeFor[VirtualMachine]()}},
@@ -141,6 +144,9 @@ func (d *definition) structure(t reflect.Type, path string) *structure {
 	for i := range t.NumField() {
 		sf := t.Field(i)
 		name, opts, _ := strings.Cut(sf.Tag.Get("yaml"), ",")
+		if name == "-" { // not part of the language
+			continue
+		}
 		f := &field{
 			name:     name,
 			path:     path + "." + name,
@@ -202,7 +208,7 @@ func (s *structure) find(name string) *field {
 
 // needed reports that a structure cannot be left out.
 func (s *structure) needed() bool {
-	return s.choice == oneOf || slices.ContainsFunc(s.fields, func(f *field) bool { return f.required })
+	return s.choice == oneOf || s.choice == textOrSecret || slices.ContainsFunc(s.fields, func(f *field) bool { return f.required })
 }
 
 func shapeOf(t reflect.Type) shape {

@@ -46,6 +46,29 @@ spec:
   format: qcow2
   virtualSize: 3Gi
 `,
+	KindSecret: `apiVersion: reconciler/v1alpha1
+kind: Secret
+metadata:
+    name: web
+spec:
+    data:
+        user-data: ENC[AES256_GCM,data:8gQBkT6TPpGJyjptpE/O68oWRTT5oSwOqo8+7bqz1gUBtiWIhceBEBSiOtVUJEfYo9YPQUxnEazYVq0NOylaE/vA5w+hR2Av2Ma2Wi+NILmdcPb3ykaddryxifPDZs9urJHn9HNoCqQi,iv:EX28HUuNk3stUb/65SzXcVg9iu5ffp9HNm9ORq22Ao4=,tag:42dwruy9tpez8QTTA9xx7g==,type:str]
+sops:
+    age:
+        - enc: |
+            -----BEGIN AGE ENCRYPTED FILE-----
+            YWdlLWVuY3J5cHRpb24ub3JnL3YxCi0+IFgyNTUxOSBHbnRFUFYvM0p1UDlLbzJN
+            dDNQWkU2ajVQV1hGTGE1akdXVGxaNGtickUwCnlrczZQellIeVRNdEpKMVJteGFG
+            TGt0dk9leWRKb0xGZ21ldEhJNDA0b3MKLS0tIEQ5OGhkb2ZyMjJRNnpoeEVQMi93
+            TE1RUHdjY3ppbWxLK3pOaUY5bTJETk0KNNyhAzqfwsX0EBpy8N7cYwIDusH8QIIW
+            58ZE+dTCdwD9DUlK02k7RiVI/kAISyD+5iiwXncWz4Jkwbed4KdF1g==
+            -----END AGE ENCRYPTED FILE-----
+          recipient: age1dxakc72kencgajt7707zkywzlwz2q7pvnrmchq607hcxd739ca8qh3zzde
+    encrypted_regex: ^data$
+    lastmodified: "2026-11-22T17:47:49Z"
+    mac: ENC[AES256_GCM,data:Ehvq1JuZW/ajv0999dV00gGKVtdg1/wwK6Hlo/kwZtlJA7K1DQS60vFxXpr40AdhrCNB3VAIpeCbf9YGqFOL6XI/5DFg4CKobr9DjgfoELWKfVe2wuRtjm8z2FSFglCLOOXT6jblt34f5D7LoO5pPmUGMZIvGC9bnCF2YDe2RgI=,iv:hNeNDY0H0/280yPJdA+NFBHmvq0rLHjD93+kK5nmzHU=,tag:BdS/+qTozLlWSonw8pXegw==,type:str]
+    version: 3.13.3
+`,
 	KindNetwork: `apiVersion: reconciler/v1alpha1
 kind: Network
 metadata: {name: front}
@@ -74,6 +97,12 @@ spec:
     - disk: web-1-root
   nics:
     - {name: front, network: front}
+  cloudInit:
+    userData: {secret: web, key: user-data}
+    networkConfig:
+      inline: |
+        version: 2
+        ethernets: {all: {match: {name: "e*"}, dhcp4: true}}
   shutdown: {timeout: 90s}
   updatePolicy: {restart: Automatic}
 `,
@@ -88,7 +117,8 @@ folders. Every ` + "`*.yaml` and `*.yml`" + ` file is read, except where a name 
 a dot (` + "`.git`, `.github`" + `). Symbolic links are not followed. A file has at most
 1 MiB.
 
-A document has four fields: ` + "`apiVersion: " + APIVersion + "`, `kind`, `metadata` and `spec`" + `.
+A document has four fields: ` + "`apiVersion: " + APIVersion + "`, `kind`, `metadata` and `spec`" + `. A
+file that sops encrypted has a fifth, ` + "`sops`, in every document" + `.
 An unknown or duplicate field, a name that refers to nothing and a value of the
 wrong type, unit or range are errors. ` + "`reconciler validate`" + ` shows all of them, each
 with ` + "`FILE:LINE:COLUMN`" + `.

@@ -44,7 +44,10 @@ func Schema() []byte {
 	for _, d := range definitions {
 		kinds = append(kinds, string(d.kind))
 		then := object{{"properties", object{{"spec", object{{"$ref", "#/$defs/" + string(d.kind)}}}}}}
-		if d.spec.needed() {
+		switch {
+		case d.kind == KindSecret:
+			then = append(then, member{"required", []string{"spec", "sops"}})
+		case d.spec.needed():
 			then = append(then, member{"required", []string{"spec"}})
 		}
 		cases = append(cases, object{
@@ -64,6 +67,7 @@ func Schema() []byte {
 			{"kind", object{{"enum", kinds}, {"description", "Kind of the object."}}},
 			{"metadata", object{{"$ref", "#/$defs/Meta"}}},
 			{"spec", object{{"type", "object"}}},
+			{"sops", object{{"type", "object"}, {"description", "What the sops program says about the file it encrypted."}}},
 		}},
 		{"required", []string{"apiVersion", "kind", "metadata"}},
 		{"additionalProperties", false},
@@ -99,6 +103,11 @@ func (s *structure) schema(doc string) object {
 		o = append(o, member{"minProperties", 1}, member{"maxProperties", 1})
 	case atMostOneOf:
 		o = append(o, member{"maxProperties", 1})
+	case textOrSecret:
+		o = append(o, member{"oneOf", []any{
+			object{{"required", []string{"inline"}}},
+			object{{"required", []string{"secret", "key"}}},
+		}}, member{"dependentRequired", object{{"secret", []string{"key"}}, {"key", []string{"secret"}}}})
 	}
 	return o
 }
@@ -119,9 +128,13 @@ func (f *field) schema() object {
 		}
 		return o
 	case shapeMap:
-		return object{{"type", "object"}, doc, {"maxProperties", maxEntries},
+		o := object{{"type", "object"}, doc, {"maxProperties", maxEntries},
 			{"propertyNames", object{{"pattern", `^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$`}}},
 			{"additionalProperties", f.stringSchema()}}
+		if f.required {
+			o = append(o, member{"minProperties", 1})
+		}
+		return o
 	case shapeString:
 		o := append(f.stringSchema(), doc)
 		if f.def != "" {

@@ -17,8 +17,8 @@ type Set struct {
 	entries []*entry  // by kind in the order of Kinds, then by name
 	objects []*Object // of entries, in their order
 
-	names [7]shards[*entry]  // by place in Kinds
-	twice [7]map[string]bool // names that more than one object has
+	names [kindCount]shards[*entry]  // by place in Kinds
+	twice [kindCount]map[string]bool // names that more than one object has
 	uids  shards[*entry]
 	files shards[[]*entry]
 }
@@ -84,7 +84,7 @@ func Link(objects []*Object, parse error) (*Set, error) {
 // order and each on its own: in order, so that to walk them is to walk through
 // memory; each on its own, so that a later set does not hold on to all of them.
 func arrange(objects []*Object) []*entry {
-	var kinds [7][]named
+	var kinds [kindCount][]named
 	for _, o := range objects {
 		d := definitionOf(o.Kind)
 		kinds[d.order] = append(kinds[d.order], named{o.Meta.Name, o})

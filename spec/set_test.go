@@ -159,7 +159,10 @@ func estateFile(t *rapid.T) string {
 	}
 	docs := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string {
 		head := "apiVersion: reconciler/v1alpha1\nkind: "
-		switch rapid.IntRange(0, 8).Draw(t, "kind") {
+		switch rapid.IntRange(0, 9).Draw(t, "kind") {
+		case 9:
+			key := rapid.SampledFrom([]string{"x", "y"}).Draw(t, "key")
+			return head + "Secret\n" + meta() + "spec: {data: {k: \"\", " + key + ": \"" + sealedValue + "\"}}\n" + sopsPart
 		case 0:
 			roles := rapid.SampledFrom([]string{"Storage", "Hypervisor", "Hypervisor, Storage"}).Draw(t, "roles")
 			return head + "Host\n" + meta() + "spec: {roles: [" + roles + "], addresses: {management: 192.0.2.1}}\n"
@@ -184,6 +187,9 @@ func estateFile(t *rapid.T) string {
 		if rapid.Bool().Draw(t, "boot") {
 			spec += "  boot: {kernel: {image: " + name("image") + "}}\n"
 		}
+		if rapid.Bool().Draw(t, "cloud-init") {
+			spec += "  cloudInit: {userData: {secret: " + name("secret") + ", key: x}}\n"
+		}
 		return head + "VirtualMachine\n" + meta() + spec
 	}), 1, 2).Draw(t, "docs")
 	return strings.Join(docs, "---\n")
@@ -202,8 +208,9 @@ func TestUpdateIsBuild(t *testing.T) {
 		start["pool-"+n+".yaml"] = caseFile("StoragePool " + n + "\nspec: {host: " + n + ", capacity: 1Gi, volumes: {file: {path: " + n + "}}, target: {embedded: {portals: [\"192.0.2.1:3260\"]}}}\n")
 		start["net-"+n+".yaml"] = caseFile("Network " + n + "\nspec: {bridge: {name: br0}}\n")
 		start["image-"+n+".yaml"] = caseFile("Image " + n + "\nspec: {source: {file: {path: a}}, sha256: \"" + zeros + "\", virtualSize: 1Gi}\n")
+		start["secret-"+n+".yaml"] = strings.Replace(secretWeb, "name: web", "name: "+n, 1)
 		start["disk-"+n+".yaml"] = caseFile("Disk " + n + "\nspec: {pool: " + n + ", size: 1Gi}\n")
-		start["vm-"+n+".yaml"] = caseFile("VirtualMachine " + n + "\nspec:\n  host: " + n + "\n  cpu: {cores: 1}\n  memory: {size: 64Mi}\n  disks: [{disk: " + n + "}]\n  nics: [{name: n, network: " + n + ", mac: \"52:00:00:00:00:01\"}]\n  boot: {kernel: {image: " + n + "}}\n")
+		start["vm-"+n+".yaml"] = caseFile("VirtualMachine " + n + "\nspec:\n  host: " + n + "\n  cpu: {cores: 1}\n  memory: {size: 64Mi}\n  disks: [{disk: " + n + "}]\n  nics: [{name: n, network: " + n + ", mac: \"52:00:00:00:00:01\"}]\n  boot: {kernel: {image: " + n + "}}\n  cloudInit: {userData: {secret: " + n + ", key: user-data}}\n")
 	}
 	names := slices.Sorted(maps.Keys(start))
 	var valid, invalid int

@@ -15,12 +15,15 @@ const (
 	KindStoragePool    Kind = "StoragePool"
 	KindImage          Kind = "Image"
 	KindDisk           Kind = "Disk"
+	KindSecret         Kind = "Secret"
 	KindNetwork        Kind = "Network"
 	KindVirtualMachine Kind = "VirtualMachine"
 )
 
 // Kinds lists every kind, an object's dependencies before the object.
-var Kinds = []Kind{KindCluster, KindHost, KindStoragePool, KindImage, KindNetwork, KindDisk, KindVirtualMachine}
+var Kinds = []Kind{KindCluster, KindHost, KindStoragePool, KindImage, KindSecret, KindNetwork, KindDisk, KindVirtualMachine}
+
+const kindCount = 8
 
 // The struct tag `world` says where the truth of a field lies:
 //
@@ -165,6 +168,15 @@ type FileSource struct {
 	Path string `yaml:"path" world:"recorded" format:"filePath" doc:"Path below the image directory of the host."`
 }
 
+// Secret is what a file of the sops program says in secret. This package never
+// sees more of it than the encrypted text.
+type Secret struct {
+	Data map[string]string `yaml:"data" world:"recorded" format:"sops" doc:"Values by key, each as sops encrypts it."`
+	// File is the whole file that the document stands in. sops authenticates all
+	// of it, so less cannot be decrypted.
+	File string `yaml:"-"`
+}
+
 // Disk is one logical volume, served over an iSCSI target of its own.
 type Disk struct {
 	Pool           string     `yaml:"pool" world:"recorded" ref:"StoragePool" doc:"The StoragePool. A disk cannot change its pool."`
@@ -210,6 +222,7 @@ type VirtualMachine struct {
 	Boot          Boot         `yaml:"boot,omitempty" doc:"How the guest starts: a kernel given directly, or firmware."`
 	Disks         []VMDisk     `yaml:"disks,omitempty" key:"name" keyFrom:"disk" doc:"Disks, in the order the firmware tries them."`
 	NICs          []NIC        `yaml:"nics,omitempty" key:"name" doc:"virtio network cards."`
+	CloudInit     *CloudInit   `yaml:"cloudInit,omitempty" doc:"What cloud-init in the guest reads, from a small read-only disk labelled cidata that is made anew at every start."`
 	Shutdown      Shutdown     `yaml:"shutdown,omitempty" doc:"How the guest is asked to stop."`
 	RestartPolicy string       `yaml:"restartPolicy,omitempty" world:"policy" enum:"Always,OnFailure,Never" default:"Always" doc:"What to do when the guest or QEMU ends by itself."`
 	UpdatePolicy  UpdatePolicy `yaml:"updatePolicy,omitempty" doc:"When changes that need a restart are carried out."`
@@ -272,6 +285,41 @@ type NIC struct {
 	Name    string `yaml:"name" world:"observed" format:"name" doc:"Name of the card, unique in the machine."`
 	Network string `yaml:"network" world:"observed" ref:"Network" doc:"The Network it connects to."`
 	MAC     string `yaml:"mac,omitempty" world:"observed" format:"mac" doc:"Unicast MAC address; by default derived from the machine's UID and the card's name."`
+}
+
+// CloudInit is what cloud-init's data source NoCloud finds.
+type CloudInit struct {
+	UserData      CloudInitPart  `yaml:"userData" doc:"The user-data: inline, or a key of a Secret."`
+	MetaData      *CloudInitPart `yaml:"metaData,omitempty" doc:"The meta-data, a YAML mapping. instance-id and local-hostname are added where it does not say them."`
+	NetworkConfig *CloudInitPart `yaml:"networkConfig,omitempty" doc:"The network-config, a YAML mapping."`
+}
+
+// CloudInitPart is a text: inline, or a key of a Secret.
+type CloudInitPart struct {
+	Inline string `yaml:"inline,omitempty" world:"recorded" format:"text" doc:"The text itself. Whoever reads the repository reads it too."`
+	Secret string `yaml:"secret,omitempty" world:"recorded" ref:"Secret" doc:"The Secret that holds the text."`
+	Key    string `yaml:"key,omitempty" world:"recorded" format:"secretKey" doc:"Key of the text in the Secret's data."`
+}
+
+// NamedPart is a part with its field in the CloudInit.
+type NamedPart struct {
+	Field string // userData, metaData, networkConfig
+	*CloudInitPart
+}
+
+// Parts lists what is given, in the order of the fields.
+func (c *CloudInit) Parts() []NamedPart {
+	if c == nil {
+		return nil
+	}
+	parts := []NamedPart{{"userData", &c.UserData}}
+	if c.MetaData != nil {
+		parts = append(parts, NamedPart{"metaData", c.MetaData})
+	}
+	if c.NetworkConfig != nil {
+		parts = append(parts, NamedPart{"networkConfig", c.NetworkConfig})
+	}
+	return parts
 }
 
 // Shutdown is how the guest is asked to stop.

@@ -188,6 +188,39 @@ spec.restartedAt = 2026-11-22T10:00:00Z (recorded)
 	}
 }
 
+// A plan shows the start of a text and nothing of a secret; both are compared
+// by their digest.
+func TestFlattenHidesAndAbridges(t *testing.T) {
+	flat := func(doc string) map[string]Field {
+		t.Helper()
+		objects, err := Parse("a.yaml", []byte(doc))
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := make(map[string]Field)
+		for _, f := range Flatten(objects[0]) {
+			list[f.Path] = f
+		}
+		return list
+	}
+	secret := flat(secretWeb)
+	if f := secret["spec.data[user-data]"]; f.Value != "(sensitive)" || f.Digest != Digest(sealedValue) || f.Digest == secret["spec.data[token]"].Digest {
+		t.Errorf("a secret is shown as %+v", f)
+	}
+	for text, want := range map[string]string{
+		`"#cloud-config\npassword: x\n"`:     "#cloud-config… (26 bytes)",
+		`"#cloud-config"`:                    "#cloud-config (13 bytes)",
+		`"` + strings.Repeat("é", 30) + `"`:  strings.Repeat("é", 20) + "… (60 bytes)",
+		`"a` + strings.Repeat("é", 30) + `"`: "a" + strings.Repeat("é", 19) + "… (61 bytes)",
+		`"\nx"`:                              "… (2 bytes)",
+	} {
+		f := flat(caseFile(vm + "  cloudInit: {userData: {inline: " + text + "}}\n"))["spec.cloudInit.userData.inline"]
+		if f.Value != want || len(f.Digest) != 64 {
+			t.Errorf("%s is shown as %+v, want %q", text, f, want)
+		}
+	}
+}
+
 // Every leaf of every kind reaches Flatten when it has a value.
 func TestFlattenForgetsNoField(t *testing.T) {
 	for _, d := range definitions {

@@ -213,6 +213,8 @@ func sameTarget(a, b *Object) bool {
 	case *Image:
 		bs := b.Spec.(*Image)
 		return as.Format == bs.Format && as.VirtualSize == bs.VirtualSize
+	case *Secret:
+		return slices.Equal(sorted(as.Data), sorted(b.Spec.(*Secret).Data))
 	case *Network:
 		return (as.Bridge == nil) == (b.Spec.(*Network).Bridge == nil)
 	}

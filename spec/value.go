@@ -72,6 +72,9 @@ func (f *field) text(s string) (string, *problem) {
 	if s == "" && (f.required || f.format != nil || f.enum != nil) && f.shape != shapeMap {
 		return "", &problem{"is empty", ""}
 	}
+	if sealed(s) && f.formatID != "sops" {
+		return "", &problem{"the value is encrypted", "only the data of a Secret may be: " + sopsHint}
+	}
 	if f.enum != nil && !slices.Contains(f.enum, s) {
 		p := &problem{msg: quote(s) + " is not a known value", hint: "write " + orList(f.enum)}
 		if near := nearest(s, slices.Values(f.enum)); near != "" {

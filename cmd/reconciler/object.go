@@ -14,6 +14,7 @@ var kindNames = map[spec.Kind][]string{
 	spec.KindHost:           {"host", "hosts"},
 	spec.KindStoragePool:    {"pool", "pools", "storagepool", "storagepools"},
 	spec.KindImage:          {"image", "images"},
+	spec.KindSecret:         {"secret", "secrets"},
 	spec.KindNetwork:        {"network", "networks"},
 	spec.KindDisk:           {"disk", "disks"},
 	spec.KindVirtualMachine: {"vm", "vms", "virtualmachine", "virtualmachines"},
