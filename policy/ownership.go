@@ -19,14 +19,14 @@ type Ownership struct {
 
 // Kept says whether objects of a kind hold what another tenant must not get: a
 // disk its data, a machine what it has in memory.
-func (o Ownership) Kept(k spec.Kind) bool {
+func Kept(k spec.Kind) bool {
 	return k == spec.KindDisk || k == spec.KindVirtualMachine
 }
 
 // taken says why an action would give one owner's object to another; empty if
 // it would not. What the operators take over they may look at anyway.
 func (o Ownership) taken(a *reconcile.Action) string {
-	if len(o.Tenants) == 0 || !o.Kept(a.Kind) || a.Want == nil || a.Have == nil {
+	if len(o.Tenants) == 0 || !Kept(a.Kind) || a.Want == nil || a.Have == nil {
 		return ""
 	}
 	now := tenantOf(o.Declared(a.UID), o.Tenants)

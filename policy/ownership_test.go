@@ -50,19 +50,19 @@ func TestOwnership(t *testing.T) {
 			plan := func() *reconcile.Plan { return &reconcile.Plan{Actions: []reconcile.Action{d, vm}} }
 			p := plan()
 			Apply(p, in)
-			d, vm = p.Actions[0], p.Actions[1]
+			got, user := p.Actions[0], p.Actions[1]
 			if c.held == "" {
-				if d.State != reconcile.Ready || vm.State != reconcile.Ready || d.Op != c.op {
-					t.Fatalf("%s %s (%s), its machine %s (%s)", d.Op, d.State, d.Reason, vm.State, vm.Reason)
+				if got.State != reconcile.Ready || user.State != reconcile.Ready || got.Op != c.op {
+					t.Fatalf("%s %s (%s), its machine %s (%s)", got.Op, got.State, got.Reason, user.State, user.Reason)
 				}
 				return
 			}
-			if d.State != reconcile.Held || !strings.Contains(d.Reason, c.held) || d.Op == reconcile.OpUnchanged || !strings.Contains(d.Reason, "reconciler allow Disk/d") {
-				t.Errorf("%s %s (%s)", d.Op, d.State, d.Reason)
+			if got.State != reconcile.Held || !strings.Contains(got.Reason, c.held) || got.Op == reconcile.OpUnchanged || !strings.Contains(got.Reason, "reconciler allow Disk/d") {
+				t.Errorf("%s %s (%s)", got.Op, got.State, got.Reason)
 			}
 			// A machine must not get at the data through the disk either.
-			if vm.State != reconcile.Held || !strings.Contains(vm.Reason, "Disk/d") {
-				t.Errorf("its machine: %s (%s)", vm.State, vm.Reason)
+			if user.State != reconcile.Held || !strings.Contains(user.Reason, "Disk/d") {
+				t.Errorf("its machine: %s (%s)", user.State, user.Reason)
 			}
 			in.Allowances = []Allowance{{ID: "Disk/d", Until: now.Add(time.Hour)}}
 			p = plan()
