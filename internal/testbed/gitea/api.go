@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -305,7 +306,13 @@ type Status struct {
 func (r Repo) Statuses(t testing.TB, commit string) []Status {
 	t.Helper()
 	var list []Status
-	r.g.must(t, r.Owner, "GET", r.api("/commits/"+commit+"/statuses?limit=50&sort=highestindex"), nil, &list)
+	for page := 1; len(list) == 50*(page-1); page++ {
+		var more []Status
+		r.g.must(t, r.Owner, "GET", r.api(fmt.Sprintf("/commits/%s/statuses?limit=50&page=%d", commit, page)), nil, &more)
+		list = append(list, more...)
+	}
+	// Gitea sorts by the second in which they were set.
+	slices.SortFunc(list, func(a, b Status) int { return b.ID - a.ID })
 	return list
 }
 
