@@ -39,6 +39,9 @@ func (s *localSession) push(ctx context.Context, name string, old, new hash, obj
 			return err
 		}
 	}
+	if new.IsZero() {
+		return w.remove(s, name, old)
+	}
 	return w.ref(s, name, old, new)
 }
 
@@ -117,11 +120,8 @@ func (w *localWriter) ref(s *localSession, name string, old, new hash) error {
 		return err
 	}
 	lock := name + ".lock"
-	if err := w.create(lock, 0o644, []byte(new.String()+"\n")); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("%s: %w: it is locked", name, ErrRefChanged)
-		}
-		return err
+	if err := w.lock(lock, []byte(new.String()+"\n")); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	now, _, err := s.ref(name)
 	if err == nil && now != old {
@@ -134,4 +134,69 @@ func (w *localWriter) ref(s *localSession, name string, old, new hash) error {
 		return errors.Join(err, w.root.Remove(lock))
 	}
 	return nil
+}
+
+// remove deletes a ref with git's protocol: with NAME.lock and packed-refs.lock
+// held, it goes from packed-refs first, or an older value would come to light.
+func (w *localWriter) remove(s *localSession, name string, old hash) (err error) {
+	if err := w.mkdirAll(path.Dir(name)); err != nil {
+		return err
+	}
+	lock := name + ".lock"
+	if err := w.lock(lock, nil); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	defer func() { err = errors.Join(err, w.root.Remove(lock)) }()
+	if now, _, err := s.ref(name); err != nil || now != old {
+		return errors.Join(err, fmt.Errorf("%s: %w", name, ErrRefChanged))
+	}
+	if err := w.unpack(s, name); err != nil {
+		return err
+	}
+	if err := w.root.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// lock creates one of git's lock files with its content.
+func (w *localWriter) lock(name string, content []byte) error {
+	err := w.create(name, 0o644, content)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%w: it is locked", ErrRefChanged)
+	}
+	return err
+}
+
+// unpack takes a ref out of packed-refs.
+func (w *localWriter) unpack(s *localSession, name string) error {
+	const packed = "packed-refs"
+	if _, ok, err := s.packedRef(name); err != nil || !ok {
+		return err
+	}
+	if err := w.lock(packed+".lock", nil); err != nil {
+		return fmt.Errorf("%s: %w", packed, err)
+	}
+	b, err := w.root.ReadFile(packed)
+	if err != nil {
+		return errors.Join(err, w.root.Remove(packed+".lock"))
+	}
+	var keep []byte
+	mine := false
+	for line := range bytes.Lines(b) {
+		// "^HASH" belongs to the tag in the line before.
+		if !bytes.HasPrefix(line, []byte("^")) {
+			_, ref, _ := bytes.Cut(bytes.TrimSpace(line), []byte(" "))
+			mine = string(ref) == name
+		}
+		if !mine {
+			keep = append(keep, line...)
+		}
+	}
+	tmp := packed + ".new"
+	err = w.create(tmp, 0o644, keep)
+	if err == nil {
+		err = w.root.Rename(tmp, packed)
+	}
+	return errors.Join(err, w.root.Remove(packed+".lock"))
 }

@@ -73,6 +73,9 @@ func (n networkSession) fetch(ctx context.Context, db *odb.DB, limits odb.Limits
 }
 
 func (n networkSession) push(ctx context.Context, name string, old, new hash, objects []object) error {
+	if new.IsZero() {
+		return n.s.Delete(ctx, name, old)
+	}
 	pack := make([]odb.Object, len(objects))
 	for i, o := range objects {
 		pack[i] = odb.Object{Type: o.typ, Data: o.data}

@@ -137,3 +137,5 @@ func nextEntry(b []byte) (e treeEntry, rest []byte, err error) {
 	copy(e.hash[:], b[nul+1:])
 	return e, b[nul+1+len(e.hash):], nil
 }
+
+func hashOf(s string) hash { return plumbing.NewHash(s) }

@@ -27,6 +27,9 @@ type PushOptions struct {
 	// History is how many commits the ref keeps at most; the next one starts
 	// anew without a parent. Default 50.
 	History int
+	// Sign, if given, signs the commit: it gets what git signs, the commit
+	// without its signature, and returns an armored signature.
+	Sign func(payload []byte) (signature []byte, err error)
 	// OwnOnly refuses, with ErrForeignTip, to move a ref whose tip was not
 	// committed by Email.
 	OwnOnly bool
@@ -63,6 +66,13 @@ const maxPushTries = 3
 // has. The ref moves only from the commit that was looked at (compare and swap).
 // The followed branch is refused.
 func (r *Repo) PushFiles(ctx context.Context, ref string, files map[string][]byte, message string, opts PushOptions) (commit string, pushed bool, err error) {
+	return r.push(ctx, ref, opts, func(s receive, opts PushOptions) (string, bool, error) {
+		return r.filesOnce(ctx, s, ref, files, message, opts)
+	})
+}
+
+// push moves a ref of ours, again if it moved meanwhile.
+func (r *Repo) push(ctx context.Context, ref string, opts PushOptions, once func(receive, PushOptions) (string, bool, error)) (commit string, pushed bool, err error) {
 	if !validRef(ref) {
 		return "", false, fmt.Errorf("%q is not a valid ref name", ref)
 	}
@@ -75,7 +85,11 @@ func (r *Repo) PushFiles(ctx context.Context, ref string, files map[string][]byt
 	ctx, cancel := r.deadline(ctx, r.cfg.Timeout)
 	defer cancel()
 	for try := 1; ; try++ {
-		commit, pushed, err = r.pushOnce(ctx, ref, files, message, opts)
+		s, err := r.writer.receive(ctx)
+		if err == nil {
+			commit, pushed, err = once(s, opts)
+			s.close()
+		}
 		if err == nil {
 			return commit, pushed, nil
 		}
@@ -85,12 +99,7 @@ func (r *Repo) PushFiles(ctx context.Context, ref string, files map[string][]byt
 	}
 }
 
-func (r *Repo) pushOnce(ctx context.Context, ref string, files map[string][]byte, message string, opts PushOptions) (string, bool, error) {
-	s, err := r.remote.receive(ctx)
-	if err != nil {
-		return "", false, err
-	}
-	defer s.close()
+func (r *Repo) filesOnce(ctx context.Context, s receive, ref string, files map[string][]byte, message string, opts PushOptions) (string, bool, error) {
 	old, exists, err := s.ref(ref)
 	if err != nil {
 		return "", false, err
@@ -117,24 +126,15 @@ func (r *Repo) pushOnce(ctx context.Context, ref string, files map[string][]byte
 	if exists && tip.Own && tip.Depth < opts.History {
 		parents, next.Depth = []hash{old}, tip.Depth+1
 	}
-	c := newCommit(root, parents, message, opts)
+	c, err := newCommit(root, parents, message, opts)
+	if err != nil {
+		return "", false, err
+	}
 	next.Commit = c.hash.String()
 	if err := s.push(ctx, ref, old, c.hash, append(b.objects, c)); err != nil {
 		return "", false, err
 	}
 	return next.Commit, true, r.remember(ref, next)
-}
-
-func newCommit(tree hash, parents []hash, message string, o PushOptions) object {
-	clean := strings.NewReplacer("<", "", ">", "", "\n", " ", "\x00", "")
-	sig := fmt.Sprintf("%s <%s> %d +0000", clean.Replace(o.Name), clean.Replace(o.Email), o.When.Unix())
-	var b strings.Builder
-	fmt.Fprintf(&b, "tree %s\n", tree)
-	for _, p := range parents {
-		fmt.Fprintf(&b, "parent %s\n", p)
-	}
-	fmt.Fprintf(&b, "author %s\ncommitter %s\n\n%s\n", sig, sig, strings.TrimRight(message, "\n"))
-	return newObject(plumbing.CommitObject, []byte(b.String()))
 }
 
 // inspect tells what the tip of a ref of ours holds: from memory, or, when it is
@@ -243,15 +243,12 @@ func (b *treeBuilder) dir(paths []string, prefix string, files map[string][]byte
 		paths = paths[n:]
 	}
 	slices.SortFunc(entries, compareEntries)
-	var buf bytes.Buffer
 	for i, e := range entries {
 		if i > 0 && bytes.Equal(e.name, entries[i-1].name) {
 			return hash{}, fmt.Errorf("%s%s is both a file and a directory", prefix, e.name)
 		}
-		fmt.Fprintf(&buf, "%o %s\x00", uint32(e.mode), e.name)
-		buf.Write(e.hash[:])
 	}
-	o := newObject(plumbing.TreeObject, buf.Bytes())
+	o := newObject(plumbing.TreeObject, encodeTree(entries))
 	b.objects = append(b.objects, o)
 	return o.hash, nil
 }

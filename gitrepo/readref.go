@@ -39,3 +39,50 @@ func (r *Repo) ReadRef(ctx context.Context, ref, name string) ([]byte, error) {
 	}
 	return nil, fmt.Errorf("%s has no %s: %w", ref, name, ErrRevisionMissing)
 }
+
+// maxRefBytes bounds what ReadFiles returns.
+const maxRefBytes = 64 << 20
+
+// ReadFiles returns all files of a ref's newest commit by path, and the commit:
+// what was written with PushFiles, by us or by others of our kind. More than max
+// files, or 64 MiB, are ErrTooLarge; the error is ErrRevisionMissing if the ref
+// is not there.
+func (r *Repo) ReadFiles(ctx context.Context, ref string, max int) (map[string][]byte, Commit, error) {
+	c, err := r.Commit(ctx, ref)
+	if err != nil {
+		return nil, Commit{}, err
+	}
+	cur := r.db.NewCursor()
+	files, size := map[string][]byte{}, 0
+	var read func(h hash, dir string, depth int) error
+	read = func(h hash, dir string, depth int) error {
+		b, err := readTree(cur, h)
+		if err != nil {
+			return missing("directory "+dir, h, err)
+		}
+		return eachEntry(b, dir, func(e treeEntry, name string) error {
+			if e.isDir() {
+				if depth == maxDepth {
+					return &PathError{Path: name, Reason: TooDeep}
+				}
+				return read(e.hash, name, depth+1)
+			}
+			if kind(e.mode) != typeRegular {
+				return &PathError{Path: name, Reason: BadTree, Hint: "it is no file"}
+			}
+			o, err := cur.Get(e.hash, maxRefBytes)
+			if err != nil {
+				return missing("file "+name, e.hash, err)
+			}
+			if size += len(o.Data); size > maxRefBytes || len(files) == max {
+				return fmt.Errorf("%s: %w: more than %d files or %d bytes", ref, ErrTooLarge, max, maxRefBytes)
+			}
+			files[name] = o.Data
+			return nil
+		})
+	}
+	if err := read(c.tree, "", 0); err != nil {
+		return nil, Commit{}, r.readError(err)
+	}
+	return files, c, nil
+}

@@ -32,8 +32,8 @@ type upload interface {
 // receive is one conversation in which we may give objects.
 type receive interface {
 	ref(name string) (h hash, ok bool, err error)
-	// push stores objects and moves a ref from old to new, or fails with
-	// ErrRefChanged if it is not at old.
+	// push stores objects and moves a ref from old to new, or removes it if new
+	// is zero; it fails with ErrRefChanged if the ref is not at old.
 	push(ctx context.Context, name string, old, new hash, objects []object) error
 	close()
 }
@@ -47,6 +47,15 @@ type object struct {
 
 func newObject(typ plumbing.ObjectType, data []byte) object {
 	return object{typ, plumbing.ComputeHash(typ, data), data}
+}
+
+// newWriter is the remote for those who may push there.
+func newWriter(cfg Config, reader remote) (remote, error) {
+	if _, local := localPath(cfg.URL); local || cfg.Write == (Credentials{}) {
+		return reader, nil
+	}
+	cfg.TokenFile, cfg.SSHKeyFile = cfg.Write.TokenFile, cfg.Write.SSHKeyFile
+	return newNetwork(cfg)
 }
 
 func newRemote(cfg Config) (remote, error) {

@@ -38,6 +38,8 @@ type Config struct {
 	// SSHKeyFile is an unencrypted private key, KnownHostsFile the only source
 	// of trusted host keys. Both are required for ssh.
 	SSHKeyFile, KnownHostsFile string
+	// Write are the credentials for pushes, where they are not those for reading.
+	Write Credentials
 	// CAFile adds PEM certificates to those the system trusts.
 	CAFile string
 
@@ -47,6 +49,9 @@ type Config struct {
 
 	Limits Limits
 }
+
+// Credentials prove to a server who we are. The fields are as in Config.
+type Credentials struct{ TokenFile, SSHKeyFile string }
 
 func (c Config) withDefaults() (Config, error) {
 	if c.Timeout <= 0 {
@@ -84,6 +89,7 @@ type Repo struct {
 	dir    string
 	db     *odb.DB
 	remote remote
+	writer remote // the same, with the credentials for pushes
 	lock   *os.File
 
 	mu     sync.Mutex // held by what changes the cache or talks to the remote
@@ -108,10 +114,14 @@ func Open(cfg Config) (*Repo, error) {
 	if err != nil {
 		return nil, err
 	}
+	writer, err := newWriter(cfg, rem)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(cfg.CacheDir, 0o700); err != nil {
 		return nil, err
 	}
-	r := &Repo{cfg: cfg, dir: cfg.CacheDir, remote: rem, pushed: make(map[string]pushedTip)}
+	r := &Repo{cfg: cfg, dir: cfg.CacheDir, remote: rem, writer: writer, pushed: make(map[string]pushedTip)}
 	if r.lock, err = lockCache(cfg.CacheDir); err != nil {
 		return nil, err
 	}

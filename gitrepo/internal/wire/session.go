@@ -229,6 +229,18 @@ func packetLine(r io.Reader) (string, error) {
 // Push sends a pack and moves a ref from old (zero: create) to new; the server
 // compares old.
 func (s *Session) Push(ctx context.Context, name string, old, new plumbing.Hash, pack []byte) error {
+	return s.update(ctx, &packp.Command{Name: plumbing.ReferenceName(name), Old: old, New: new}, pack)
+}
+
+// Delete removes a ref that is at old; the server compares that.
+func (s *Session) Delete(ctx context.Context, name string, old plumbing.Hash) error {
+	if !s.refs.Capabilities.Supports(capability.DeleteRefs) {
+		return fmt.Errorf("%w: the server does not let refs be removed", ErrRejected)
+	}
+	return s.update(ctx, &packp.Command{Name: plumbing.ReferenceName(name), Old: old}, nil)
+}
+
+func (s *Session) update(ctx context.Context, command *packp.Command, pack []byte) error {
 	if !s.refs.Capabilities.Supports(capability.ReportStatus) {
 		return fmt.Errorf("%w: the server does not report what became of a push", ErrProtocol)
 	}
@@ -241,8 +253,10 @@ func (s *Session) Push(ctx context.Context, name string, old, new plumbing.Hash,
 			return err
 		}
 	}
-	req.Commands = []*packp.Command{{Name: plumbing.ReferenceName(name), Old: old, New: new}}
-	req.Packfile = io.NopCloser(bytes.NewReader(pack))
+	req.Commands = []*packp.Command{command}
+	if pack != nil {
+		req.Packfile = io.NopCloser(bytes.NewReader(pack))
+	}
 	var body bytes.Buffer
 	if err := req.Encode(&body); err != nil {
 		return err
