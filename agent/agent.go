@@ -37,7 +37,9 @@ type Config struct {
 	Interval  time.Duration // between passes; jitter of a tenth is added. Default 1m
 	Heartbeat time.Duration // at most this long without a report. Default 10m
 	Limits    policy.Limits // zero: policy.DefaultLimits
-	StatusRef string        // prefix of the ref that is written; default refs/reconciler/status/
+	Windows   policy.Schedule
+	Tenants   []policy.Tenant
+	StatusRef string // prefix of the ref that is written; default refs/reconciler/status/
 	// Parallel is how many actions run at a time. Default 4.
 	Parallel int
 	Version  string
@@ -70,6 +72,8 @@ type Agent struct {
 	contact   bool               // the last fetch succeeded and its revision is in force
 	share     *reconcile.Desired // this host's of shareOf, worked out once for many passes
 	shareOf   *spec.Set
+	owners    owners
+	tenancy   tenancy
 	failures  map[reconcile.Key]*failure
 	running   map[reconcile.Key]*task
 	plan      *reconcile.Plan // of the last pass
@@ -127,6 +131,9 @@ func New(cfg Config) (*Agent, error) {
 	if a.base, a.revisions, err = a.store.loadBase(); err != nil {
 		return nil, err
 	}
+	if a.owners, err = a.store.loadOwners(); err != nil {
+		return nil, err
+	}
 	if a.mem.Restarts == nil {
 		a.mem.Restarts = map[string]reconcile.Restart{}
 	}
@@ -176,7 +183,7 @@ func (a *Agent) advance(ctx context.Context) error {
 	seen := rev.Hash == a.mem.LastAttempted
 	a.mu.Unlock()
 	if rev.Hash == good && set != nil {
-		return a.settleRevision(rev, set, nil, seen)
+		return a.settleRevision(rev, set, a.checkTenants(set), seen)
 	}
 	next, err := a.examine(ctx, rev.Hash, good)
 	if err == nil {
@@ -246,7 +253,7 @@ func (a *Agent) examine(ctx context.Context, hash, good string) (*spec.Set, erro
 	if err := a.belongs(set); err != nil {
 		return nil, err
 	}
-	return set, nil
+	return set, a.checkTenants(set)
 }
 
 // belongs refuses a tree of another cluster, and one without this host.

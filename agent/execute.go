@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"reconciler/policy"
@@ -26,7 +27,8 @@ const (
 	actionTimeout = 30 * time.Minute // the copy of a large image
 )
 
-// errSkipped is the result of an action whose dependency failed.
+// errSkipped is the result of an action that never began: its dependency failed,
+// or its maintenance window closed.
 var errSkipped = errors.New("skipped")
 
 // grace is how long a pass waits for its actions. What takes longer goes on
@@ -40,8 +42,10 @@ type task struct {
 	revision string
 	done     chan struct{}
 	err      error // once done is closed
-	late     bool  // its pass is over; a.mu
-	noted    bool  // what it reached is written down; a.mu
+	windowed bool  // it may begin because a maintenance window is open
+	charge   *policy.Charge
+	late     bool // its pass is over; a.mu
+	noted    bool // what it reached is written down; a.mu
 }
 
 // execute starts every ready action, dependencies first, a few at a time. One
@@ -98,6 +102,10 @@ func (a *Agent) await(ctx context.Context, run map[reconcile.Key]*task, t *task,
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	// It may have waited for its turn until the window closed.
+	if ok, _, _ := a.cfg.Windows.Admits(policy.Interrupts(t.action), a.cfg.Now()); t.windowed && !ok {
+		return errSkipped
+	}
 	return a.carryOut(ctx, want, t.action, progress)
 }
 
@@ -107,13 +115,22 @@ func (a *Agent) begin(run map[reconcile.Key]*task) error {
 	defer a.mu.Unlock()
 	now := a.cfg.Now()
 	charged := false
+	var acts []*reconcile.Action
 	for k, t := range run {
+		acts = append(acts, t.action)
+		impact := policy.Interrupts(t.action)
+		admitted, _, _ := a.cfg.Windows.Admits(impact, now)
+		t.windowed = admitted && len(a.cfg.Windows.For(impact)) > 0
 		a.base.Begin(t.action)
 		a.running[k] = t
 		if c, costs := policy.ChargeFor(t.action, now); costs {
 			a.mem.Ledger = append(a.mem.Ledger.Trim(now), c)
+			t.charge = &c
 			charged = true
 		}
+	}
+	if err := a.own(acts...); err != nil {
+		return err
 	}
 	if charged {
 		if err := a.store.save(stateFile, a.mem); err != nil {
@@ -128,16 +145,16 @@ func (a *Agent) begin(run map[reconcile.Key]*task) error {
 func (a *Agent) finish(ctx context.Context, run map[reconcile.Key]*task) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	asked := false
+	changed := false
 	for _, t := range run {
 		select {
 		case <-t.done:
-			asked = a.note(ctx, t) || asked
+			changed = a.note(ctx, t) || changed
 		default:
 			t.late = true
 		}
 	}
-	if asked {
+	if changed {
 		if err := a.store.save(stateFile, a.mem); err != nil {
 			return err
 		}
@@ -159,9 +176,9 @@ func (a *Agent) finishLate(ctx context.Context, t *task) {
 	a.wake(trigger{why: "an action ended"})
 }
 
-// note takes down what one task reached, and says whether it fulfilled a
-// request for a restart. a.mu is held.
-func (a *Agent) note(ctx context.Context, t *task) (asked bool) {
+// note takes down what one task reached, and says whether the agent's memory
+// changed. a.mu is held.
+func (a *Agent) note(ctx context.Context, t *task) (changed bool) {
 	if t.noted {
 		return false
 	}
@@ -169,14 +186,19 @@ func (a *Agent) note(ctx context.Context, t *task) (asked bool) {
 	k := t.action.Key()
 	delete(a.running, k)
 	switch {
-	case errors.Is(t.err, errSkipped) || ctx.Err() != nil && t.err != nil:
+	case errors.Is(t.err, errSkipped):
+		if t.charge != nil { // it never began
+			a.mem.Ledger = slices.DeleteFunc(slices.Clone(a.mem.Ledger), func(c policy.Charge) bool { return c == *t.charge })
+			return true
+		}
+	case ctx.Err() != nil && t.err != nil:
 	case t.err != nil:
 		a.fail(k, t)
 	default:
 		delete(a.failures, k)
 		a.base.Finish(t.action)
 		a.revisions[k] = t.revision
-		_, asked = a.mem.Restarts[k.UID]
+		_, asked := a.mem.Restarts[k.UID]
 		if asked && (t.action.Op == reconcile.OpRestart || t.action.Op == reconcile.OpStart) {
 			delete(a.mem.Restarts, k.UID)
 			return true

@@ -179,6 +179,7 @@ func (a *Agent) restraints(have reconcile.State, contact bool) policy.Input {
 	in := policy.Input{
 		Have: have, Limits: a.cfg.Limits, Ledger: a.mem.Ledger,
 		Suspensions: a.mem.Suspensions, Allowances: a.mem.Allowances, Now: now,
+		Windows: a.cfg.Windows, Asked: a.askedRestarts(have), Ownership: a.ownership(a.set),
 	}
 	switch {
 	case a.mem.Refused != "":
@@ -194,6 +195,18 @@ func (a *Agent) restraints(have reconcile.State, contact bool) policy.Input {
 	return in
 }
 
+// askedRestarts are the machines whose present launch an operator asked to
+// restart. a.mu is held.
+func (a *Agent) askedRestarts(have reconcile.State) map[reconcile.Key]bool {
+	asked := make(map[reconcile.Key]bool, len(a.mem.Restarts))
+	for uid, r := range a.mem.Restarts {
+		k := reconcile.Key{Kind: spec.KindVirtualMachine, UID: uid}
+		h := have.Objects[k]
+		asked[k] = h != nil && h.VM != nil && h.VM.Launch == r.Launch
+	}
+	return asked
+}
+
 const inProgress = "in progress"
 
 // absorb notes in base what turned out to be as it is wanted, and forgets what
@@ -202,6 +215,7 @@ func (a *Agent) absorb(plan *reconcile.Plan, have reconcile.State) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	changed, forgot := false, false
+	var settled []*reconcile.Action
 	listed := make(map[reconcile.Key]bool, len(plan.Actions))
 	for i := range plan.Actions {
 		act := &plan.Actions[i]
@@ -214,11 +228,15 @@ func (a *Agent) absorb(plan *reconcile.Plan, have reconcile.State) error {
 		if act.Op != reconcile.OpUnchanged || act.Want == nil {
 			continue
 		}
+		settled = append(settled, act)
 		if b := a.base[k]; b == nil || !b.Done || b.Attempted != "" || b.Name != act.Name || !sameFields(b.Fields, act.Want.Fields) {
 			a.base.Finish(act)
 			a.revisions[k] = plan.Revision
 			changed = true
 		}
+	}
+	if err := errors.Join(a.own(settled...), a.disown(listed, have)); err != nil {
+		return err
 	}
 	for k := range a.base {
 		if !listed[k] && (have.Complete[k.Kind] || !observed(k.Kind)) {
@@ -307,7 +325,7 @@ func (a *Agent) hostStatus(plan *reconcile.Plan, revErr error, now time.Time) st
 	h := status.Host{
 		Host: a.cfg.Host, Repo: a.cfg.Repo, Branch: a.cfg.Branch, Version: a.cfg.Version, PID: processID(),
 		LastAttemptedRevision: a.mem.LastAttempted, LastAppliedRevision: a.mem.LastApplied,
-		ObservedAt: now, Suspended: []status.Suspension{},
+		ObservedAt: now, Suspended: []status.Suspension{}, Windows: windows(a.cfg.Windows, now),
 	}
 	for _, s := range a.mem.Suspensions {
 		if s.Active(now) {

@@ -49,7 +49,9 @@ func (a *Agent) Plan(ctx context.Context, r api.PlanRequest) (*reconcile.Plan, e
 		plan.Hosts[0].ObservedAt = observed
 		plan.Incomplete = err != nil || now.Sub(observed) > maxReportAge
 		a.mu.Lock()
-		policy.Apply(&plan, a.restraints(have, a.contact || r.Rev == ""))
+		in := a.restraints(have, a.contact || r.Rev == "")
+		in.Ownership = a.ownership(set)
+		policy.Apply(&plan, in)
 		a.mu.Unlock()
 	default:
 		return nil, api.Errorf(api.Invalid, "--against is live, base or status, not %q", r.Against)

@@ -13,6 +13,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"reconciler/api"
+	"reconciler/policy"
 	"reconciler/reconcile"
 )
 
@@ -111,6 +112,9 @@ func (a *Agent) nextRetry(most time.Duration) time.Duration {
 		if h.Disk != nil && h.Disk.Quarantined && h.Disk.Until.After(now) {
 			most = min(most, h.Disk.Until.Sub(now))
 		}
+	}
+	if at := policy.Wake(a.plan, a.restraints(a.have, true)); !at.IsZero() {
+		most = min(most, at.Sub(now))
 	}
 	return max(most, 50*time.Millisecond)
 }

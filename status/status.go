@@ -58,6 +58,7 @@ type Host struct {
 	Conditions            []Condition  `json:"conditions" yaml:"conditions"`
 	Summary               Summary      `json:"summary" yaml:"summary"`
 	Suspended             []Suspension `json:"suspended" yaml:"suspended"`
+	Windows               []Window     `json:"windows,omitempty" yaml:"windows,omitempty"`
 	Version               string       `json:"version" yaml:"version"`
 	PID                   int          `json:"pid,omitempty" yaml:"pid,omitempty"`
 	ObservedAt            time.Time    `json:"observedAt" yaml:"observedAt"`
@@ -70,6 +71,16 @@ type Suspension struct {
 	By     string    `json:"by" yaml:"by"`
 	Since  time.Time `json:"since" yaml:"since"`
 	Until  time.Time `json:"until,omitzero" yaml:"until,omitempty"`
+}
+
+// Window is a maintenance window: open, or when it opens next.
+type Window struct {
+	Name     string    `json:"name" yaml:"name"`
+	Impact   string    `json:"impact" yaml:"impact"` // the least that waits for it
+	TimeZone string    `json:"timeZone" yaml:"timeZone"`
+	Open     bool      `json:"open" yaml:"open"`
+	Opens    time.Time `json:"opens,omitzero" yaml:"opens,omitempty"`
+	Closes   time.Time `json:"closes,omitzero" yaml:"closes,omitempty"` // zero: it opens again before
 }
 
 // Object is one object with its sync and its health.

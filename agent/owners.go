@@ -1,0 +1,112 @@
+package agent
+
+import (
+	"errors"
+	"maps"
+
+	"reconciler/policy"
+	"reconciler/reconcile"
+	"reconciler/spec"
+)
+
+// owners are the files that declared the objects which are on the host, by UID:
+// who may have their data once they are declared again elsewhere.
+type owners map[string]string
+
+const ownersFile = "owners.json"
+
+func (s store) loadOwners() (owners, error) {
+	o := owners{}
+	return o, s.load(ownersFile, &o)
+}
+
+// declaredIn looks up which file of a tree declares an object.
+func declaredIn(set *spec.Set) func(uid string) string {
+	return func(uid string) string {
+		if set == nil {
+			return ""
+		}
+		o := set.ByUID(uid)
+		if o == nil {
+			return ""
+		}
+		file, _, _ := o.Position("")
+		return file
+	}
+}
+
+// ownership is what tells whose the data of an object is. a.mu is held.
+func (a *Agent) ownership(set *spec.Set) policy.Ownership {
+	return policy.Ownership{Tenants: a.cfg.Tenants, Declared: declaredIn(set), Recorded: a.owners}
+}
+
+// own writes down who has the objects of some actions that policy let pass,
+// before any of them is there. a.mu is held.
+func (a *Agent) own(actions ...*reconcile.Action) error {
+	changed := owners{}
+	file := declaredIn(a.set)
+	for _, act := range actions {
+		if act.Want == nil || !policy.Kept(act.Kind) {
+			continue
+		}
+		if f := file(act.UID); f != "" && a.owners[act.UID] != f {
+			changed[act.UID] = f
+		}
+	}
+	return a.keepOwners(changed, nil)
+}
+
+// disown forgets who had what is nowhere any more. a.mu is held.
+func (a *Agent) disown(listed map[reconcile.Key]bool, have reconcile.State) error {
+	if !have.Complete[spec.KindDisk] || !have.Complete[spec.KindVirtualMachine] {
+		return nil
+	}
+	var gone []string
+	for uid := range a.owners {
+		if !listed[reconcile.Key{Kind: spec.KindDisk, UID: uid}] && !listed[reconcile.Key{Kind: spec.KindVirtualMachine, UID: uid}] {
+			gone = append(gone, uid)
+		}
+	}
+	return a.keepOwners(nil, gone)
+}
+
+// keepOwners changes the record on disk, then in memory.
+func (a *Agent) keepOwners(changed owners, gone []string) error {
+	if len(changed) == 0 && len(gone) == 0 {
+		return nil
+	}
+	next := maps.Clone(a.owners)
+	maps.Copy(next, changed)
+	for _, uid := range gone {
+		delete(next, uid)
+	}
+	if err := a.store.save(ownersFile, next); err != nil {
+		return err
+	}
+	a.owners = next
+	return nil
+}
+
+// tenancy is what was found of one tree: it is looked at once, not every pass.
+type tenancy struct {
+	set *spec.Set
+	err error
+}
+
+// checkTenants refuses a tree in which a tenant declares what it may not.
+func (a *Agent) checkTenants(set *spec.Set) error {
+	a.mu.Lock()
+	known := a.tenancy
+	a.mu.Unlock()
+	if known.set != set {
+		known = tenancy{set: set}
+		var errs spec.Errors
+		if err := policy.CheckTenants(set, a.cfg.Tenants); errors.As(err, &errs) {
+			known.err = &refusal{"TenantViolation", "a tenant declares what it may not: " + errs.Error()}
+		}
+		a.mu.Lock()
+		a.tenancy = known
+		a.mu.Unlock()
+	}
+	return known.err
+}
