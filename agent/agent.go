@@ -39,6 +39,7 @@ type Config struct {
 	Limits    policy.Limits // zero: policy.DefaultLimits
 	Windows   policy.Schedule
 	Tenants   []policy.Tenant
+	Review    Review // whose approvals are waited for
 	StatusRef string // prefix of the ref that is written; default refs/reconciler/status/
 	// Parallel is how many actions run at a time. Default 4.
 	Parallel int
@@ -81,6 +82,7 @@ type Agent struct {
 	objects   []status.Object
 	host      status.Host
 	published published
+	review    reviewer
 	pending   trigger
 }
 
@@ -103,6 +105,9 @@ func New(cfg Config) (*Agent, error) {
 	}
 	if cfg.StatusRef == "" {
 		cfg.StatusRef = "refs/reconciler/status/"
+	}
+	if cfg.Review.Ref == "" {
+		cfg.Review.Ref = approvalRef
 	}
 	if cfg.Parallel == 0 {
 		cfg.Parallel = 4
@@ -132,6 +137,9 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	if a.owners, err = a.store.loadOwners(); err != nil {
+		return nil, err
+	}
+	if err := a.store.load(reviewFile, &a.review.reviewMemory); err != nil {
 		return nil, err
 	}
 	if a.mem.Restarts == nil {

@@ -30,6 +30,11 @@ type Source interface {
 	Publish(ctx context.Context, ref, message string, files map[string][]byte) error
 	// Published reads back a file of what a host published.
 	Published(ctx context.Context, ref, name string) ([]byte, error)
+	// Records reads all files of a ref of ours; none if it is not there.
+	Records(ctx context.Context, ref string) (map[string][]byte, error)
+	// Between lists the commits of to that from does not contain, newest first;
+	// with firstParent only those of the branch itself.
+	Between(ctx context.Context, from, to string, firstParent bool) ([]Revision, error)
 	// Watch lists local paths whose change means a push; none for a remote repository.
 	Watch() []string
 }

@@ -57,6 +57,12 @@ func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) 
 			return plan, errors.Join(revErr, err)
 		}
 		plan = a.decide(want, have)
+		if fetch && a.seekApprovals(ctx, plan) {
+			plan = a.decide(want, have)
+		}
+		if err := a.settleReview(plan, have, fetch); err != nil {
+			return plan, errors.Join(revErr, err)
+		}
 		if err := a.absorb(plan, have); err != nil {
 			return plan, errors.Join(revErr, err)
 		}
@@ -147,6 +153,7 @@ func (a *Agent) decide(want *reconcile.Desired, have reconcile.State) *reconcile
 	}
 	plan := reconcile.Diff(want, a.base, have, now)
 	plan.Base = a.mem.LastApplied
+	a.review.awaits, a.review.inUse = a.holdUnreviewed(want, &plan)
 	policy.Apply(&plan, a.restraints(have, a.contact && now.Sub(a.mem.LastContact) < 2*a.cfg.Interval+time.Minute))
 	failing := map[reconcile.Key]*failure{}
 	for i := range plan.Actions {

@@ -51,6 +51,9 @@ func (a *Agent) Plan(ctx context.Context, r api.PlanRequest) (*reconcile.Plan, e
 		a.mu.Lock()
 		in := a.restraints(have, a.contact || r.Rev == "")
 		in.Ownership = a.ownership(set)
+		if r.Rev == "" && r.Base == "" {
+			a.holdUnreviewed(want, &plan)
+		}
 		policy.Apply(&plan, in)
 		a.mu.Unlock()
 	default:

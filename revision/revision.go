@@ -70,6 +70,23 @@ func (s *Source) Published(ctx context.Context, ref, name string) ([]byte, error
 	return s.repo.ReadRef(ctx, ref, name)
 }
 
+// maxRecordFiles bounds the files of a ref of records, signatures included.
+const maxRecordFiles = 4000
+
+// Records reads all files of a ref of ours; none if it is not there.
+func (s *Source) Records(ctx context.Context, ref string) (map[string][]byte, error) {
+	files, _, err := s.repo.ReadFiles(ctx, ref, maxRecordFiles)
+	if errors.Is(err, gitrepo.ErrRevisionMissing) {
+		return nil, nil
+	}
+	return files, err
+}
+
+// Between lists the commits of to that from does not contain, newest first.
+func (s *Source) Between(ctx context.Context, from, to string, firstParent bool) ([]gitrepo.Commit, error) {
+	return s.repo.Between(ctx, from, to, firstParent)
+}
+
 // Watch lists the local paths whose change means a push.
 func (s *Source) Watch() []string { return s.repo.WatchPaths() }
 

@@ -1,0 +1,447 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"reconciler/policy"
+	"reconciler/reconcile"
+	"reconciler/review"
+	"reconciler/spec"
+)
+
+// Review is whose approvals a host waits for.
+type Review struct {
+	// Required lets only that run of a commit's work which was approved.
+	Required bool
+	// Signers may approve plans, Overrides may release what is held. nil is nobody.
+	Signers, Overrides VerifyFunc
+	Ref                string // that holds the records; default refs/reconciler/approvals
+}
+
+// VerifyFunc says who signed a message, and fails if nobody whose signature
+// counts did. It is (*trust.Keys).Verify.
+type VerifyFunc func(message, signature []byte, namespace string, at time.Time) (by string, err error)
+
+// reviewMemory is what the agent remembers of approvals over a restart.
+type reviewMemory struct {
+	// Base is the newest revision at which nothing awaited a review. What was
+	// approved for an earlier one does not count again.
+	Base  string         `json:"base,omitempty"`
+	Plans []approvedPlan `json:"plans,omitempty"`
+}
+
+// approvedPlan is an approval whose signature was found good.
+type approvedPlan struct {
+	Record string    `json:"record"` // SHA-256 of the record
+	Tree   string    `json:"tree"`
+	By     string    `json:"by"`
+	Until  time.Time `json:"until"`
+	IDs    []string  `json:"ids"`
+	// Parts are the actions that were seen, by KIND/UID: a part of one of them
+	// is approved with it.
+	Parts map[string]approvedPart `json:"parts,omitempty"`
+}
+
+// approvedPart is one action of an approved plan as it was first seen.
+type approvedPart struct {
+	Generation string           `json:"generation"` // of the object that was asked for
+	Fields     []string         `json:"fields"`
+	Impact     reconcile.Impact `json:"impact"`
+}
+
+const (
+	reviewFile  = "review.json"
+	approvalRef = "refs/reconciler/approvals"
+	// maxPlans bounds the approvals that count at a time.
+	maxPlans = 50
+)
+
+// reviewer is the agent's side of reviews. Agent.mu guards it.
+type reviewer struct {
+	reviewMemory
+	dirty   bool // of reviewMemory
+	awaits  []policy.Unreviewed
+	inUse   map[string]bool   // records that the plan of the moment needs
+	told    string            // what awaits, as it was last said
+	refused map[string]string // record to why, said once
+	failed  string            // why the records could not be read, said once
+}
+
+// holdUnreviewed holds what nobody approved, and returns it, and the records
+// that approve the rest. a.mu is held.
+func (a *Agent) holdUnreviewed(want *reconcile.Desired, plan *reconcile.Plan) (awaits []policy.Unreviewed, inUse map[string]bool) {
+	if !a.cfg.Review.Required {
+		return nil, nil
+	}
+	r, inUse := &a.review, map[string]bool{}
+	now := a.cfg.Now()
+	hold := policy.Review{
+		Approved: map[string]bool{}, Beyond: map[string]string{}, Asked: map[reconcile.Key]bool{},
+		Allowances: a.mem.Allowances, Now: now,
+	}
+	for uid := range a.mem.Restarts {
+		hold.Asked[reconcile.Key{Kind: spec.KindVirtualMachine, UID: uid}] = true
+	}
+	var names []string
+	for _, p := range r.Plans {
+		if now.Before(p.Until) {
+			names = append(names, p.By)
+		}
+	}
+	asked := a.askedOf(want, plan)
+	for i := range plan.Actions {
+		act := &plan.Actions[i]
+		ask := asked[act.Key()]
+		if act.ID == "" || ask == nil {
+			continue
+		}
+		for j := range r.Plans {
+			p := &r.Plans[j]
+			if !now.Before(p.Until) || !p.contains(act, ask) {
+				continue
+			}
+			hold.Approved[act.ID], inUse[p.Record] = true, true
+			r.dirty = p.see(act, ask) || r.dirty
+		}
+		// What an id says of a removal follows from what was applied; what is
+		// there may have lost its protection since.
+		if act.Impact > ask.Impact && (act.Op == reconcile.OpDelete || act.Op == reconcile.OpQuarantine) {
+			hold.Beyond[act.ID] = fmt.Sprintf("its impact is %s by now, and %s was approved", act.Impact, ask.Impact)
+		}
+	}
+	hold.Found = policy.ApprovedBy(len(hold.Approved), names)
+	return hold.Hold(plan), inUse
+}
+
+// askedOf is what the commit asks for, as if nothing had moved: what ids are
+// made of. It is worked out only where the plan has any.
+func (a *Agent) askedOf(want *reconcile.Desired, plan *reconcile.Plan) map[reconcile.Key]*reconcile.Action {
+	if !slices.ContainsFunc(plan.Actions, func(act reconcile.Action) bool { return act.ID != "" }) {
+		return nil
+	}
+	unasked := *want
+	unasked.Restart = nil
+	pure := reconcile.Diff(&unasked, a.base, reconcile.StateFromBase(a.base), a.cfg.Now())
+	asked := make(map[reconcile.Key]*reconcile.Action, len(pure.Actions))
+	for i := range pure.Actions {
+		asked[pure.Actions[i].Key()] = &pure.Actions[i]
+	}
+	return asked
+}
+
+// contains says whether an action was approved: by its id, or as what is left
+// of an action that was. A part of it may have been done before a crash, or may
+// not have had to wait.
+func (p *approvedPlan) contains(act, ask *reconcile.Action) bool {
+	if _, ok := slices.BinarySearch(p.IDs, act.ID); ok {
+		return true
+	}
+	part, ok := p.Parts[objectID(act)]
+	if !ok || ask.Want == nil || ask.Op != reconcile.OpUpdate && ask.Op != reconcile.OpRestart ||
+		ask.Impact > part.Impact || ask.Want.Generation() != part.Generation {
+		return false
+	}
+	for _, c := range ask.Changes {
+		if !slices.Contains(part.Fields, c.Field) {
+			return false
+		}
+	}
+	return true
+}
+
+// see takes an approved action down, and says whether that is news.
+func (p *approvedPlan) see(act, ask *reconcile.Action) bool {
+	if _, ok := p.Parts[objectID(act)]; ok || ask.Want == nil {
+		return false
+	}
+	part := approvedPart{Generation: ask.Want.Generation(), Impact: ask.Impact}
+	for _, c := range ask.Changes {
+		part.Fields = append(part.Fields, c.Field)
+	}
+	if p.Parts == nil {
+		p.Parts = map[string]approvedPart{}
+	}
+	p.Parts[objectID(act)] = part
+	return true
+}
+
+func objectID(a *reconcile.Action) string { return string(a.Kind) + "/" + a.UID }
+
+// seekApprovals looks for records that release what is held, and says whether
+// it found any. It talks to the repository.
+func (a *Agent) seekApprovals(ctx context.Context, plan *reconcile.Plan) bool {
+	c := a.cfg.Review
+	a.mu.Lock()
+	awaits := c.Required && c.Signers != nil && len(a.review.awaits) > 0
+	held := c.Overrides != nil && plan.Count(reconcile.Held) > 0
+	from, good := a.review.Base, a.mem.Good
+	a.mu.Unlock()
+	if !awaits && !held {
+		return false
+	}
+	files, err := a.cfg.Source.Records(ctx, c.Ref)
+	var chain []Revision
+	if err == nil && awaits && len(files) > 0 {
+		chain, err = a.cfg.Source.Between(ctx, from, good, true)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err != nil {
+		if why := err.Error(); ctx.Err() == nil && a.review.failed != why {
+			a.review.failed = why
+			a.events.warn("", "ApprovalsNotRead", "approvals cannot be read, and what awaits one stays held: "+why)
+		}
+		return false
+	}
+	a.review.failed = ""
+	found := false
+	if awaits {
+		found = a.takeApprovals(files, from, chain, plan)
+	}
+	if held {
+		found = a.takeOverrides(files, plan) || found
+	}
+	return found
+}
+
+// takeApprovals accepts the approvals of the revisions since the last one at
+// which nothing awaited a review. a.mu is held.
+func (a *Agent) takeApprovals(files map[string][]byte, from string, chain []Revision, plan *reconcile.Plan) bool {
+	place := make(map[string]int, len(chain))
+	for i, c := range chain {
+		place[c.Hash] = i
+	}
+	found := false
+	for i, c := range chain {
+		if len(a.review.Plans) >= maxPlans {
+			break
+		}
+		s, ok := review.ApprovalOf(files, c.Tree, a.cfg.Host)
+		if !ok || a.known(s) {
+			continue
+		}
+		rec, by, err := a.approval(s)
+		at, listed := place[rec.Base]
+		switch {
+		case err != nil:
+		case rec.Tree != c.Tree:
+			err = errors.New("it is of another tree")
+		case rec.Base != from && (!listed || at <= i):
+			// The same tree may come again by a revert of a revert: that is
+			// another change, and needs an approval of its own.
+			err = fmt.Errorf("it approves a change of %s, which is not what this host comes from", short(rec.Base))
+		}
+		if err != nil {
+			a.refuseRecord(s, err)
+			continue
+		}
+		ids := slices.Sorted(slices.Values(slices.Concat(rec.IDs, rec.Also)))
+		a.review.Plans = append(a.review.Plans, approvedPlan{Record: sum(s), Tree: rec.Tree, By: by, Until: rec.Until, IDs: ids})
+		a.review.dirty, found = true, true
+		a.events.audit("", "PlanApproved", approvedMessage(c, rec, plan), by)
+	}
+	return found
+}
+
+// approvedMessage says what was approved, and what of it the host does not see.
+func approvedMessage(c Revision, rec review.Approval, plan *reconcile.Plan) string {
+	here := map[string]bool{}
+	for i := range plan.Actions {
+		here[plan.Actions[i].ID] = true
+	}
+	var missing []string
+	for _, id := range rec.IDs {
+		if !here[id] {
+			missing = append(missing, id[:12])
+		}
+	}
+	s := fmt.Sprintf("the plan of %s: %d actions, until %s", short(c.Hash), len(rec.IDs), rec.Until.Format(time.RFC3339))
+	if len(missing) > 0 {
+		s += fmt.Sprintf("; approved and not asked for here: %s", some(missing))
+	}
+	return s
+}
+
+// some lists the first few.
+func some(list []string) string {
+	const most = 10
+	if n := len(list) - most; n > 0 {
+		return strings.Join(list[:most], ", ") + fmt.Sprintf(" and %d more", n)
+	}
+	return strings.Join(list, ", ")
+}
+
+// approval verifies a record. Its signature comes first: nothing that somebody
+// else wrote is looked at.
+func (a *Agent) approval(s review.Signed) (rec review.Approval, by string, err error) {
+	signer, err := a.cfg.Review.Signers(s.Data, s.Signature, review.NamespaceApproval, a.cfg.Now())
+	if err != nil {
+		return rec, "", fmt.Errorf("signature: %w", err)
+	}
+	if rec, err = review.ParseApproval(s.Data); err != nil {
+		return rec, "", err
+	}
+	return rec, signer, rec.Check(a.mem.Cluster, a.cfg.Host, a.cfg.Now())
+}
+
+func (a *Agent) known(s review.Signed) bool {
+	h := sum(s)
+	return slices.ContainsFunc(a.review.Plans, func(p approvedPlan) bool { return p.Record == h })
+}
+
+func sum(s review.Signed) string {
+	h := sha256.Sum256(s.Data)
+	return hex.EncodeToString(h[:])
+}
+
+// refuseRecord says why a record does not count, once. a.mu is held.
+func (a *Agent) refuseRecord(s review.Signed, err error) {
+	if a.review.refused == nil || len(a.review.refused) > 2*review.MaxRecords {
+		a.review.refused = map[string]string{}
+	}
+	why := err.Error()
+	if a.review.refused[s.Path] == why {
+		return
+	}
+	a.review.refused[s.Path] = why
+	a.events.warn("", "RecordRefused", s.Path+": "+why)
+}
+
+// takeOverrides turns overrides into allowances. a.mu is held.
+func (a *Agent) takeOverrides(files map[string][]byte, plan *reconcile.Plan) bool {
+	now, found := a.cfg.Now(), false
+	for _, s := range review.OverridesOf(files, a.cfg.Host) {
+		signer, err := a.cfg.Review.Overrides(s.Data, s.Signature, review.NamespaceOverride, now)
+		if err != nil {
+			a.refuseRecord(s, fmt.Errorf("signature: %w", err))
+			continue
+		}
+		rec, err := review.ParseOverride(s.Data)
+		if err == nil {
+			err = rec.Check(a.mem.Cluster, a.cfg.Host, now)
+		}
+		if err == nil && rec.Digest != "" && rec.Digest != plan.Hosts[0].Digest && !a.allowed(rec.Digest, rec.Until) {
+			err = fmt.Errorf("it releases the plan %s, and the plan is %s by now", rec.Digest, plan.Hosts[0].Digest)
+		}
+		if err != nil {
+			a.refuseRecord(s, err)
+			continue
+		}
+		l := policy.Allowance{ID: rec.Digest, IDs: rec.IDs, Reason: rec.Reason, By: "override by " + signer, Until: rec.Until}
+		if rec.Digest == "" {
+			l.ID = rec.IDs[0]
+		} else {
+			l.IDs = planIDs(plan)
+		}
+		if a.allowed(l.ID, l.Until) {
+			continue
+		}
+		a.mem.Allowances = slices.DeleteFunc(a.mem.Allowances, func(l policy.Allowance) bool { return !now.Before(l.Until) })
+		a.mem.Allowances = append(a.mem.Allowances, l)
+		if err := a.store.save(stateFile, a.mem); err != nil {
+			a.log.Error("an override could not be written down", "error", err)
+		}
+		found = true
+		a.events.audit("", "Overridden", fmt.Sprintf("%s until %s: %s", l.ID, l.Until.Format(time.RFC3339), l.Reason), signer)
+		a.log.Info("audit", "verb", "Overridden", "id", l.ID, "by", signer, "reason", l.Reason)
+	}
+	return found
+}
+
+// allowed says whether an override was taken before. a.mu is held.
+func (a *Agent) allowed(id string, until time.Time) bool {
+	return slices.ContainsFunc(a.mem.Allowances, func(l policy.Allowance) bool { return l.ID == id && l.Until.Equal(until) })
+}
+
+func planIDs(p *reconcile.Plan) []string {
+	var ids []string
+	for i := range p.Actions {
+		if p.Actions[i].ID != "" {
+			ids = append(ids, p.Actions[i].ID)
+		}
+	}
+	return ids
+}
+
+// settleReview says what awaits a review, once for each revision, forgets what
+// is carried out or expired, and remembers it all. looked says that the records
+// were looked for just now.
+func (a *Agent) settleReview(plan *reconcile.Plan, have reconcile.State, looked bool) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.cfg.Review.Required {
+		return nil
+	}
+	r, now := &a.review, a.cfg.Now()
+	if looked {
+		a.tellUnreviewed(plan)
+	}
+	over := func(p approvedPlan) bool { return !now.Before(p.Until) }
+	if len(r.awaits) == 0 && a.allSeen(plan, have) {
+		over = func(p approvedPlan) bool { return !now.Before(p.Until) || !r.inUse[p.Record] }
+		if r.Base != plan.Revision {
+			r.Base, r.dirty = plan.Revision, true
+		}
+	}
+	n := len(r.Plans)
+	r.Plans = slices.DeleteFunc(r.Plans, over)
+	if len(r.Plans) == n && !r.dirty {
+		return nil
+	}
+	r.dirty = false
+	return a.store.save(reviewFile, r.reviewMemory)
+}
+
+// allSeen says that the plan shows all that the commit asks for: an object that
+// could not be looked at, or is being changed, may have an action that does not
+// show. a.mu is held.
+func (a *Agent) allSeen(plan *reconcile.Plan, have reconcile.State) bool {
+	if len(have.Unknown) > 0 || len(a.running) > 0 {
+		return false
+	}
+	for _, k := range spec.Kinds {
+		if observed(k) && !have.Complete[k] {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(plan.Actions, func(act reconcile.Action) bool {
+		return act.Op == reconcile.OpBlocked && act.ID == "" && act.Want != nil
+	})
+}
+
+// tellUnreviewed reports the difference between what was approved and what is
+// asked for. a.mu is held.
+func (a *Agent) tellUnreviewed(plan *reconcile.Plan) {
+	r := &a.review
+	var names []string
+	key := plan.Revision
+	for _, u := range r.awaits {
+		id := u.Action.ID
+		if id != "" {
+			id = " " + id[:12]
+		}
+		names = append(names, fmt.Sprintf("%s %s%s (%s)", u.Action.Op, objectName(u.Action), id, u.Why))
+		key += "\n" + objectID(u.Action) + u.Action.ID
+	}
+	if len(names) == 0 {
+		r.told = ""
+		return
+	}
+	if key == r.told {
+		return
+	}
+	r.told = key
+	var by []string
+	for _, p := range r.Plans {
+		by = append(by, p.By)
+	}
+	a.events.warn("", "NotReviewed", fmt.Sprintf("%s asks for %d actions that await a review: %s; %s",
+		short(plan.Revision), len(names), some(names), policy.ApprovedBy(len(planIDs(plan))-len(names), by)))
+}
