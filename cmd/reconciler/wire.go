@@ -76,12 +76,17 @@ func build(ctx context.Context, c config.Config, log *slog.Logger) (a *agent.Age
 		return nil, nil, err
 	}
 	closers = append(closers, machines.Close)
+	maintenance, err := c.Maintenance()
+	if err != nil {
+		return nil, nil, err
+	}
 
 	a, err = agent.New(agent.Config{
 		Host: c.Host, Repo: gitrepo.Redact(c.Repo), Branch: c.Branch, StateDir: c.StateDir, RunDir: c.RunDir,
 		Source: source, Hypervisor: hypervisor{machines}, Storage: disks, Changed: changed(ctx, machines),
 		Interval: c.Interval, Heartbeat: c.Heartbeat, StatusRef: c.StatusRefPrefix, Parallel: c.Limits.Parallel,
 		Limits:  policy.Limits{Count: c.Limits.Budget.Count, Percent: c.Limits.Budget.Percent},
+		Windows: maintenance, Tenants: c.PolicyTenants(),
 		Version: buildVersion(), Log: log,
 	})
 	return a, closeAll, err
