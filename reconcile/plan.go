@@ -159,7 +159,10 @@ type Inputs struct {
 	Grants   map[string]claim.Grant
 	Networks map[string]*spec.Network // by NIC name
 	Files    map[string]string        // paths of images: kernel, initrd, source
-	Force    bool                     // a stop does not ask the guest first
+	// Secrets are the texts of Secrets that the machine names, by the path of
+	// what names them: spec.cloudInit.userData.
+	Secrets  map[string]claim.Secret
+	Force    bool // a stop does not ask the guest first
 	Progress func(format string, args ...any)
 }
 

@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"reconciler/claim"
+	"reconciler/drivers/kvm/cidata"
 	"reconciler/spec"
 )
 
@@ -21,7 +22,7 @@ const (
 	fdQMP = iota + 3
 	fdRescue
 	fdConsole
-	fdTaps // the first tap; the last descriptor is the lock's
+	fdTaps // the first tap; then the seed of cloud-init; the last is the lock's
 )
 
 // logLimit is the most, in bytes, that the console log and QEMU's messages may
@@ -108,7 +109,8 @@ type birth struct {
 	slots                    map[string]int
 	disks                    []disk
 	nics                     []nic
-	kernel, initrd           string // paths
+	seed                     *cidata.Seed // nil: none
+	kernel, initrd           string       // paths
 	secret                   func(diskUID string) string
 	consoleLog               string
 	diskTimeout              int // seconds
@@ -174,6 +176,9 @@ func (b *birth) argv() ([]string, error) {
 		if n.bridge != "" {
 			tap++
 		}
+	}
+	if b.seed != nil {
+		a.seedArgs(tap) // it comes behind the taps
 	}
 	if b.vm.Boot.Kernel != nil {
 		a.add("-kernel", b.kernel)

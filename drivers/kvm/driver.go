@@ -137,6 +137,7 @@ type machine struct {
 	rec    *record // nil: none
 	broken error   // the record is there and cannot be read
 	link   *link   // nil: no process, as far as is known
+	past   history
 }
 
 // New loads the records. It starts and touches nothing.
@@ -240,6 +241,8 @@ func (d *Driver) apply(ctx context.Context, a reconcile.Action, in reconcile.Inp
 		return err
 	}
 	defer m.op.Release(allOps)
+	m.begin()
+	defer m.done()
 	m.mu.Lock()
 	broken := m.broken
 	m.mu.Unlock()

@@ -53,12 +53,19 @@ func (d *Driver) settle(m *machine, boot string) error {
 		return nil
 	}
 	m.mu.Lock()
-	if m.link != nil {
-		d.awaitEnd(m.link.proc.pid)
+	l := m.link
+	if l != nil {
+		d.awaitEnd(l.proc.pid)
 	}
 	m.mu.Unlock()
+	if l != nil {
+		l.lastWords()
+	}
 	reason := "QEMU ended"
-	if line := d.lastMessage(m.uid); line != "" {
+	asked := m.askedFor(m.snapshot().Launch.ID)
+	if asked != "" {
+		reason = asked
+	} else if line := d.lastMessage(m.uid); line != "" {
 		reason += ": " + line
 	}
 	return d.recordIf(m, func(r *record) bool {
@@ -68,7 +75,7 @@ func (d *Driver) settle(m *machine, boot string) error {
 		case r.Launch.BootID != boot: // the host went down, not the guest
 			r.Exit, r.Failures, r.RetryAt = nil, 0, time.Time{}
 		case r.Launch.Started:
-			r.end(exit{At: time.Now(), Reason: reason, Failed: true})
+			r.end(exit{At: time.Now(), Reason: reason, Failed: true, Asked: asked != ""})
 		}
 		r.Launch.Over = true
 		if r.Intent == intentStop {
@@ -97,6 +104,6 @@ func (d *Driver) lastMessage(uid string) string {
 
 func (r *record) ending(vm *reconcile.LiveVM) {
 	if r.Exit != nil {
-		vm.Exit, vm.Failed, vm.RetryAt = r.Exit.Reason, r.Exit.Failed, r.RetryAt
+		vm.Exit, vm.Failed, vm.Asked, vm.RetryAt = r.Exit.Reason, r.Exit.Failed, r.Exit.Asked, r.RetryAt
 	}
 }

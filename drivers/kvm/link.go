@@ -156,6 +156,7 @@ func (l *link) watch(conn *qmp.Conn, sub *qmp.Subscription) {
 			if !ok {
 				return
 			}
+			l.witness(e)
 			if quiet[e.Name] && !e.Lost {
 				continue
 			}

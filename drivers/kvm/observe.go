@@ -192,6 +192,9 @@ func (d *Driver) observeProcess(ctx context.Context, m *machine, rec *record, p 
 	if power == reconcile.PowerEnded {
 		how := reasonOf(r.status)
 		how.At = time.Now()
+		if asked := m.askedFor(p.launch); asked != "" && !how.Failed {
+			how.Reason, how.Asked = asked+" and "+how.Reason, true
+		}
 		if err := d.recordIf(m, func(now *record) bool { return now.Launch != nil && now.end(how) }); err != nil {
 			return nil, err.Error()
 		}
@@ -269,7 +272,7 @@ func (d *Driver) stopped(m *machine) *reconcile.Live {
 // lost makes up for the record of a process of ours that has none: what QEMU
 // tells, and which of the disks in the tree they are.
 func lost(uid string, p process, r *reading, objects []*reconcile.Object) *record {
-	rec := &record{UID: uid, Name: p.name, Launch: &launch{ID: p.launch, Started: true, Disks: map[string]diskEntry{}, NICs: map[string]nicEntry{}}}
+	rec := &record{UID: uid, Name: p.name, Launch: &launch{ID: p.launch, Started: true, Seed: r.devices[seedDevice], Disks: map[string]diskEntry{}, NICs: map[string]nicEntry{}}}
 	for entry, dr := range r.disks {
 		e := diskEntry{UID: dr.node, Name: dr.node}
 		for _, o := range objects {
@@ -335,8 +338,12 @@ func (r *record) running(p process, now *reading, power reconcile.Power, links l
 			f = append(f, reconcile.Field{Path: "spec.nics[" + name + "].mac", Value: n.mac})
 		}
 	}
+	recorded := r.Fields
+	if !now.devices[seedDevice] {
+		recorded = withoutSeed(recorded)
+	}
 	live := &reconcile.Live{Object: r.object(), VM: vm}
-	live.Fields = overlay(r.Fields, func(entry string) bool { return here[entry] }, f)
+	live.Fields = overlay(recorded, func(entry string) bool { return here[entry] }, f)
 	return live
 }
 

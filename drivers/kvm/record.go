@@ -52,6 +52,7 @@ type launch struct {
 	// detached, by entry name.
 	Disks map[string]diskEntry `json:"disks,omitempty"`
 	NICs  map[string]nicEntry  `json:"nics,omitempty"`
+	Seed  bool                 `json:"seed,omitempty"` // it was given a seed of cloud-init
 }
 
 type diskEntry struct {
@@ -69,6 +70,7 @@ type exit struct {
 	At     time.Time `json:"at"`
 	Reason string    `json:"reason"`
 	Failed bool      `json:"failed,omitempty"`
+	Asked  bool      `json:"asked,omitempty"` // somebody asked for it, past the agent
 }
 
 func (r *record) clone() *record {

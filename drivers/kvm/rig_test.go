@@ -35,6 +35,7 @@ type rig struct {
 	base    reconcile.Base
 	want    *reconcile.Desired
 	files   map[string]string
+	secrets map[string]claim.Secret // as the agent decrypted them
 	serial  *testbed.Serial
 }
 
@@ -276,7 +277,7 @@ func describe(list []reconcile.Action) string {
 // inputs are what the executor would give for an action.
 func (r *rig) inputs(a *reconcile.Action) reconcile.Inputs {
 	in := reconcile.Inputs{
-		Launch: uuid.NewString(), Grants: map[string]claim.Grant{}, Networks: map[string]*spec.Network{}, Files: r.files,
+		Launch: uuid.NewString(), Grants: map[string]claim.Grant{}, Networks: map[string]*spec.Network{}, Files: r.files, Secrets: r.secrets,
 	}
 	in.BootID, _ = readBootID()
 	if a.Have != nil && a.Have.VM.Launch != "" && a.Op != reconcile.OpStart {

@@ -140,6 +140,9 @@ func (d *Driver) prepare(ctx context.Context, m *machine, want *reconcile.Object
 	if b.nics, err = d.nics(m.uid, vm, want, in.Networks); err != nil {
 		return nil, err
 	}
+	if b.seed, err = seedOf(m.uid, want, vm, in); err != nil {
+		return nil, err
+	}
 	if b.accel, err = d.chooseAccel(ctx); err != nil {
 		return nil, err
 	}
@@ -190,7 +193,7 @@ func (d *Driver) prepare(ctx context.Context, m *machine, want *reconcile.Object
 		r.Intent = ""
 		r.Launch = &launch{
 			ID: b.launch, BootID: boot, At: time.Now(), Accel: b.accel, Ports: b.ports,
-			Argv: d.command(m.uid, argv), Disks: map[string]diskEntry{}, NICs: map[string]nicEntry{},
+			Argv: d.command(m.uid, argv), Disks: map[string]diskEntry{}, NICs: map[string]nicEntry{}, Seed: b.seed != nil,
 		}
 		for _, e := range b.disks {
 			r.Launch.Disks[e.entry] = diskEntry{UID: e.grant.Disk, Name: e.name}
@@ -311,6 +314,9 @@ func (d *Driver) inspectNew(ctx context.Context, conn *qmp.Conn, rec *record) er
 			return fmt.Errorf("QEMU started without NIC %s", name)
 		}
 	}
+	if rec.Launch.Seed && !r.devices[seedDevice] {
+		return errors.New("QEMU started without the seed of cloud-init")
+	}
 	return nil
 }
 
@@ -341,6 +347,13 @@ func (d *Driver) setUp(ctx context.Context, m *machine, b *birth) (files []*os.F
 			return files, err
 		}
 		files = append(files, tap)
+	}
+	if b.seed != nil {
+		seed, err := seedFile(b.seed)
+		if err != nil {
+			return files, err
+		}
+		files = append(files, seed)
 	}
 	for _, e := range b.disks {
 		if err := d.writeSecret(m.uid, e.grant); err != nil {

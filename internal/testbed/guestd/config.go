@@ -17,6 +17,7 @@ type config struct {
 	dhcp        bool
 	addrs       map[string]string // by interface
 	ignorePower bool
+	showSeed    bool
 	bad         []string // words that could not be read
 }
 
@@ -50,6 +51,8 @@ func parseConfig(cmdline string) config {
 			}
 		case "rt.net":
 			c.dhcp, ok = value == "dhcp", value == "dhcp"
+		case "rt.cidata":
+			c.showSeed, ok = value == "show", value == "show"
 		case "rt.onpower":
 			c.ignorePower, ok = value == "ignore", value == "ignore" || value == "poweroff"
 		default:

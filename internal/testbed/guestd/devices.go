@@ -118,6 +118,12 @@ func (g *guest) addDisk(name string) {
 	g.mu.Unlock()
 
 	g.sayDisk("add", name)
+	if d.serial == "cidata" { // not one of the machine's disks
+		if g.cfg.showSeed {
+			g.sayCloudInit(d)
+		}
+		return
+	}
 	if !g.cfg.wants(d) {
 		return
 	}

@@ -13,7 +13,7 @@ import (
 
 func TestParseConfig(t *testing.T) {
 	got := parseConfig("console=ttyS0 rt.mode=writer rt.disk=/dev/vda,serial:ab rt.interval=1ms rt.blocks=64 " +
-		"rt.net=dhcp rt.addr.eth1=10.0.0.2/24 rt.onpower=ignore rt.colour=red rt.blocks=1 rt.interval=0\n")
+		"rt.net=dhcp rt.addr.eth1=10.0.0.2/24 rt.onpower=ignore rt.cidata=show rt.colour=red rt.blocks=1 rt.interval=0\n")
 	want := config{
 		mode:        "writer",
 		disks:       []string{"/dev/vda", "serial:ab"},
@@ -22,6 +22,7 @@ func TestParseConfig(t *testing.T) {
 		dhcp:        true,
 		addrs:       map[string]string{"eth1": "10.0.0.2/24"},
 		ignorePower: true,
+		showSeed:    true,
 		bad:         []string{"rt.colour=red", "rt.blocks=1", "rt.interval=0"},
 	}
 	if !reflect.DeepEqual(got, want) {

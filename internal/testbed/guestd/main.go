@@ -10,6 +10,7 @@
 //	rt.net=dhcp               ask for an address on every NIC
 //	rt.addr.eth0=10.0.0.2/24  or have this one
 //	rt.onpower=ignore         do not react to the power button
+//	rt.cidata=show            tell what is on the seed of cloud-init
 //
 // Every word of a line is separated by one space:
 //
@@ -19,6 +20,7 @@
 //	CPU online=N · MEM bytes=N
 //	WRITER start vda serial=S writer=W from=I · REC I vda S · WRITER stop vda serial=S: why
 //	FS step … · FS ok files=N sum=SHA256 · FS fail: why
+//	CIDATA NAME "TEXT" · CIDATA fail: why
 //	POWER button · POWER ignored · GUEST poweroff
 //
 // A line typed on the console is run by the shell and answered with EXIT N;

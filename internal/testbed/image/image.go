@@ -18,7 +18,7 @@ import (
 // kernelRecipe and guestRecipe change with what this package does; the guest's
 // own sources are part of the key as they are.
 const (
-	kernelRecipe = "1"
+	kernelRecipe = "2"
 	guestRecipe  = "2"
 )
 

@@ -17,7 +17,7 @@ const kernelPackage = "linux-image-cloud-amd64"
 // One that a kernel has built in costs nothing.
 var modules = []string{
 	"virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_net", "virtio_rng",
-	"virtio_balloon", "virtio_mem", "virtio_console", "button", "evdev", "pvpanic_pci",
+	"virtio_balloon", "virtio_mem", "virtio_console", "button", "evdev", "pvpanic_pci", "isofs",
 }
 
 // buildKernel puts Debian's cloud kernel (k) and the modules the guest loads
