@@ -31,6 +31,7 @@ type Config struct {
 	Source     Source
 	Hypervisor Hypervisor
 	Storage    Storage
+	Forge      Forge // nil: nobody is told what became of a commit
 	// Changed delivers machines whose state changed by itself, by UID.
 	Changed <-chan string
 
@@ -55,6 +56,7 @@ type Agent struct {
 	store  store
 	bootID string
 	events *journal
+	teller *teller       // nil without a forge
 	kick   chan struct{} // somebody asked for a pass: pending
 
 	life         context.Context // of the agent: what its actions run under
@@ -145,7 +147,12 @@ func New(cfg Config) (*Agent, error) {
 	if a.mem.Restarts == nil {
 		a.mem.Restarts = map[string]reconcile.Restart{}
 	}
-	a.events, err = openJournal(filepath.Join(cfg.StateDir, "agent", "events.jsonl"), cfg.Now)
+	if a.events, err = openJournal(filepath.Join(cfg.StateDir, "agent", "events.jsonl"), cfg.Now); err != nil {
+		return nil, err
+	}
+	if cfg.Forge != nil {
+		a.teller, err = newTeller(cfg.Forge, cfg.Host, a.store, a.log, a.events)
+	}
 	return a, err
 }
 
@@ -212,6 +219,7 @@ func (a *Agent) settleRevision(rev Revision, set *spec.Set, err error, seen bool
 	if err != nil {
 		a.mem.Refused = err.Error()
 	} else {
+		a.track(rev.Hash, set)
 		a.set, a.mem.Good = set, rev.Hash
 		// An acceptance is for once: to go back to the revision later on is
 		// another rewrite.

@@ -6,6 +6,7 @@ import (
 
 	"reconciler/api"
 	"reconciler/claim"
+	"reconciler/forge"
 	"reconciler/gitrepo"
 	"reconciler/reconcile"
 	"reconciler/spec"
@@ -37,6 +38,13 @@ type Source interface {
 	Between(ctx context.Context, from, to string, firstParent bool) ([]Revision, error)
 	// Watch lists local paths whose change means a push; none for a remote repository.
 	Watch() []string
+}
+
+// Forge is where the repository is hosted.
+type Forge interface {
+	// SetStatus sets the status of a commit. Of an error that is a *forge.Error
+	// it matters when to try again.
+	SetStatus(ctx context.Context, commit string, s forge.Status) error
 }
 
 // Driver observes and changes some kinds.

@@ -317,12 +317,14 @@ func (a *Agent) report(plan *reconcile.Plan, have reconcile.State, revErr error)
 	a.plan, a.have = plan, have
 	a.objects = status.Objects(in)
 	a.host = a.hostStatus(plan, revErr, now)
+	a.tellForge()
 }
 
 // reportRefusal is the report of a host that has no revision in force.
 func (a *Agent) reportRefusal(ctx context.Context, err error) {
 	a.mu.Lock()
 	a.host = a.hostStatus(nil, err, a.cfg.Now())
+	a.tellForge()
 	a.mu.Unlock()
 	a.publish(ctx)
 }

@@ -46,6 +46,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}()
 	defer func() { end(); err = errors.Join(err, <-served) }()
 	a.life = ctx
+	defer a.startForge(ctx)(false)
 
 	quiet := func(string) {}
 	// Machines come back from the cached revision first: the forge may be one
@@ -193,7 +194,8 @@ func (a *Agent) ApplyOnce(ctx context.Context, progress func(string)) (*reconcil
 		return nil, err
 	}
 	defer release()
-	defer a.tasks.Wait()
+	stopForge := a.startForge(ctx)
+	defer func() { a.tasks.Wait(); stopForge(true) }()
 	a.life = ctx
 	return a.untilDone(ctx, progress)
 }

@@ -20,6 +20,7 @@ type memory struct {
 	Good          string                       `json:"good"`          // revision in force
 	LastAttempted string                       `json:"lastAttempted"` // newest seen, refused or not
 	LastApplied   string                       `json:"lastApplied"`
+	Tracked       string                       `json:"tracked,omitempty"` // the last revision that changed what this host is to be
 	Refused       string                       `json:"refused,omitempty"` // why LastAttempted is not in force
 	Accepted      []string                     `json:"accepted,omitempty"`
 	Suspensions   []policy.Suspension          `json:"suspensions,omitempty"`
