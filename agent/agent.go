@@ -31,7 +31,8 @@ type Config struct {
 	Source     Source
 	Hypervisor Hypervisor
 	Storage    Storage
-	Forge      Forge // nil: nobody is told what became of a commit
+	Secrets    Secrets // nil: a machine that needs one cannot start
+	Forge      Forge   // nil: nobody is told what became of a commit
 	// Changed delivers machines whose state changed by itself, by UID.
 	Changed <-chan string
 

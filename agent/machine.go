@@ -24,6 +24,10 @@ func (a *Agent) machine(ctx context.Context, want *reconcile.Desired, act *recon
 	case reconcile.OpUpdate:
 		return a.update(ctx, act, in)
 	case reconcile.OpRestart:
+		var err error
+		if in.Secrets, err = a.secrets(act.Want); err != nil {
+			return err
+		}
 		stop := *act
 		stop.Op = reconcile.OpStop
 		if err := a.halt(ctx, &stop, in); err != nil {
@@ -43,6 +47,14 @@ func (a *Agent) machine(ctx context.Context, want *reconcile.Desired, act *recon
 			in.Launch = act.Have.VM.Launch
 			_, err := a.cfg.Hypervisor.Apply(ctx, *act, in)
 			return err
+		}
+	}
+	var err error
+	if in.Secrets, err = a.secrets(act.Want); err != nil {
+		return err
+	}
+	if act.Have != nil {
+		switch act.Have.VM.Power {
 		case reconcile.PowerEnded, reconcile.PowerStarting:
 			// The process of the launch that ended, or never began, must be gone
 			// before its claims are: it could still write.

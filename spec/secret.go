@@ -90,15 +90,15 @@ func (p *parser) textOrSecret(n *yaml.Node, given uint64, prefix string) {
 // checkCloudInit holds the texts that cloud-init takes for YAML against that.
 func (p *parser) checkCloudInit(n *yaml.Node, c *CloudInit) {
 	for _, part := range c.Parts() {
-		if part.Field != "userData" && part.Inline != "" && !isMapping(part.Inline) {
+		if part.Field != "userData" && part.Inline != "" && !IsMapping(part.Inline) {
 			at := "spec.cloudInit." + part.Field + ".inline"
 			p.errAt(n, at, 0, at+" is not a YAML mapping", "")
 		}
 	}
 }
 
-// isMapping says whether a text is one YAML mapping.
-func isMapping(text string) bool {
+// IsMapping says whether a text is one YAML mapping.
+func IsMapping(text string) bool {
 	root, err := next(yaml.NewDecoder(strings.NewReader(text)))
 	return err == nil && len(root.Content) == 1 && root.Content[0].Kind == yaml.MappingNode
 }

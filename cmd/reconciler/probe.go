@@ -67,7 +67,7 @@ func probeHost(ctx context.Context, c config.Config) []finding {
 	try("state dir", func() (string, error) { return probeState(c.StateDir) })
 	try("run dir", func() (string, error) { return probeRun(c.RunDir) })
 	for _, cred := range []struct{ name, path string }{
-		{"token", c.Credentials.TokenFile}, {"ssh key", c.Credentials.SSHKeyFile},
+		{"token", c.Credentials.TokenFile}, {"ssh key", c.Credentials.SSHKeyFile}, {"age key", c.Secrets.AgeKeyFile},
 	} {
 		if cred.path != "" {
 			try(cred.name, func() (string, error) { return probeSecret(cred.path) })

@@ -22,6 +22,7 @@ import (
 	"reconciler/policy"
 	"reconciler/reconcile"
 	"reconciler/revision"
+	"reconciler/secret"
 	"reconciler/spec"
 )
 
@@ -83,7 +84,7 @@ func build(ctx context.Context, c config.Config, log *slog.Logger) (a *agent.Age
 
 	a, err = agent.New(agent.Config{
 		Host: c.Host, Repo: gitrepo.Redact(c.Repo), Branch: c.Branch, StateDir: c.StateDir, RunDir: c.RunDir,
-		Source: source, Hypervisor: hypervisor{machines}, Storage: disks, Changed: changed(ctx, machines),
+		Source: source, Hypervisor: hypervisor{machines}, Storage: disks, Secrets: secret.New(c.Secrets.AgeKeyFile), Changed: changed(ctx, machines),
 		Interval: c.Interval, Heartbeat: c.Heartbeat, StatusRef: c.StatusRefPrefix, Parallel: c.Limits.Parallel,
 		Limits:  policy.Limits{Count: c.Limits.Budget.Count, Percent: c.Limits.Budget.Percent},
 		Windows: maintenance, Tenants: c.PolicyTenants(),
