@@ -88,6 +88,27 @@ sops encrypt $data --age "$host" nested.plain.yaml > nested.yaml
 } > documents.plain.yaml
 sops encrypt $data --age "$host" documents.plain.yaml > documents.yaml
 
+# For the end-to-end tests: a Secret, and what sops makes of it later on.
+cat > machine.yaml <<PLAIN
+apiVersion: reconciler/v1alpha1
+kind: Secret
+metadata: {name: web}
+spec:
+  data:
+    user-data: |
+      #cloud-config
+      # canary-one-7d793037a076
+    meta-data: "{role: canary-meta-0cc175b9c0f1}"
+    token: canary-token-92eb5ffee6ae
+PLAIN
+sops encrypt --in-place $data --age "$host" machine.yaml
+for change in value recipient rotated foreign; do cp machine.yaml "machine-$change.yaml"; done
+sops set machine-value.yaml '["spec"]["data"]["user-data"]' '"#cloud-config\n# canary-two-8277e0910d75\n"'
+printf 'creation_rules: [{age: "%s,%s"}]\n' "$host" "$other" > sops.config
+sops --config sops.config updatekeys --yes machine-recipient.yaml 2>/dev/null
+sops rotate --in-place machine-rotated.yaml
+sops rotate --in-place --add-age "$other" --rm-age "$host" machine-foreign.yaml
+
 for f in data everything suffix unencrypted-regex mac-only two-recipients nested documents; do
   sops decrypt "$f.yaml" > "$f.decrypted.yaml" # what sops itself reads
 done
