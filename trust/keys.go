@@ -1,7 +1,6 @@
 package trust
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/rsa"
 	"errors"
@@ -68,20 +67,19 @@ func checkKey(key ssh.PublicKey) error {
 func ParseAllowedSigners(data []byte) (*Keys, error) {
 	k := &Keys{}
 	var errs []error
-	lines := bufio.NewScanner(bytes.NewReader(data))
-	for n := 1; lines.Scan(); n++ {
-		line := strings.TrimSpace(lines.Text())
+	for n, line := range strings.Split(string(data), "\n") {
+		line = strings.TrimSpace(line)
 		if line == "" || line[0] == '#' {
 			continue
 		}
 		e, err := parseSigner(line)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("line %d: %w", n, err))
+			errs = append(errs, fmt.Errorf("line %d: %w", n+1, err))
 			continue
 		}
 		k.ssh = append(k.ssh, e)
 	}
-	if err := errors.Join(append(errs, lines.Err())...); err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	return k, nil

@@ -1,0 +1,22 @@
+package trust
+
+// A key of gpg and its signature of message, to start fuzzing from.
+const gpgPublic = `-----BEGIN PGP PUBLIC KEY BLOCK-----
+
+mDMEawMtVxYJKwYBBAHaRw8BAQdA29W4xDEGzQD4PZjhhsrTrf2e8xamxt+xrFEl
+6AB/Yz20F1NlZWQgPHNlZWRAZXhhbXBsZS5vcmc+iJAEExYIADgWIQR9ET2E0Am0
+5O4l3uTKf+bn2FWuDwUCawMtVwIbAwULCQgHAgYVCgkICwIEFgIDAQIeAQIXgAAK
+CRDKf+bn2FWuDwLBAP9ueSQPQGpz7rRVCKN7ouliEiJfMGoA60x35r166k/XDAEA
+0cU5LsFYlZXPO+IMdy3amS7q+XWabh2ByjhXch7hogU=
+=8kQx
+-----END PGP PUBLIC KEY BLOCK-----
+`
+
+const gpgSignature = `-----BEGIN PGP SIGNATURE-----
+
+iHUEABYIAB0WIQR9ET2E0Am05O4l3uTKf+bn2FWuDwUCawMtVwAKCRDKf+bn2FWu
+Dy57AQC3CVPlc839gWn0V37Ou1zJUE5h66YXNR+RPIAKvcFv5gEAvvKLFY0u3hFg
+myrOsh/PJTQMUl7FD4G1vGPV9MTotgg=
+=Jpf4
+-----END PGP SIGNATURE-----
+`
