@@ -33,6 +33,10 @@ type Config struct {
 	Storage    Storage
 	Secrets    Secrets // nil: a machine that needs one cannot start
 	Forge      Forge   // nil: nobody is told what became of a commit
+	// Listen runs beside the agent and calls pushed when somebody tells of a
+	// push, by a webhook for instance; nil: nobody does. Where it ends with an
+	// error it is called again after a while.
+	Listen func(ctx context.Context, pushed func()) error
 	// Changed delivers machines whose state changed by itself, by UID.
 	Changed <-chan string
 

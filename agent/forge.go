@@ -153,3 +153,29 @@ func (a *Agent) judge() verdict {
 	v.Text = strings.Join(parts, ", ")
 	return v
 }
+
+// listenAgain is how long the agent waits before it listens again: the address
+// may not be there yet when the host comes up.
+const listenAgain = 30 * time.Second
+
+// listen has pushes told to us until ctx ends. Without it the agent looks at
+// the repository with the interval, so no failure ends it.
+func (a *Agent) listen(ctx context.Context) {
+	said := ""
+	for {
+		err := a.cfg.Listen(ctx, func() { a.wake(trigger{fetch: true, why: "webhook"}) })
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil && err.Error() != said {
+			said = err.Error()
+			a.log.Warn("webhooks are not received; tried again", "error", err)
+			a.events.warn("", "WebhookDown", said)
+		}
+		select {
+		case <-time.After(listenAgain):
+		case <-ctx.Done():
+			return
+		}
+	}
+}

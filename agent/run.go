@@ -47,6 +47,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	defer func() { end(); err = errors.Join(err, <-served) }()
 	a.life = ctx
 	defer a.startForge(ctx)(false)
+	if a.cfg.Listen != nil {
+		a.tasks.Go(func() { a.listen(ctx) })
+	}
 
 	quiet := func(string) {}
 	// Machines come back from the cached revision first: the forge may be one

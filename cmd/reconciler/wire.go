@@ -81,6 +81,10 @@ func build(ctx context.Context, c config.Config, log *slog.Logger) (a *agent.Age
 	if err != nil {
 		return nil, nil, err
 	}
+	host, err := openForge(c)
+	if err != nil {
+		return nil, nil, err
+	}
 
 	a, err = agent.New(agent.Config{
 		Host: c.Host, Repo: gitrepo.Redact(c.Repo), Branch: c.Branch, StateDir: c.StateDir, RunDir: c.RunDir,
@@ -88,6 +92,7 @@ func build(ctx context.Context, c config.Config, log *slog.Logger) (a *agent.Age
 		Interval: c.Interval, Heartbeat: c.Heartbeat, StatusRef: c.StatusRefPrefix, Parallel: c.Limits.Parallel,
 		Limits:  policy.Limits{Count: c.Limits.Budget.Count, Percent: c.Limits.Budget.Percent},
 		Windows: maintenance, Tenants: c.PolicyTenants(),
+		Forge: host, Listen: webhooks(c, log),
 		Version: buildVersion(), Log: log,
 	})
 	return a, closeAll, err
