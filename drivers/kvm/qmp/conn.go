@@ -262,10 +262,23 @@ func (c *Conn) write(b, oob []byte) (int, error) {
 	return n + m, err
 }
 
+// lastWords is how long the reader may take to find the end of a connection
+// that a write found closed.
+const lastWords = 100 * time.Millisecond
+
 // failed prefers the reason the reader found over a write's broken pipe.
 func (c *Conn) failed(command string, err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return &SilentError{command}
+	}
+	if errors.Is(err, unix.EPIPE) {
+		// QEMU is gone, and what it said last may still be unread.
+		timer := time.NewTimer(lastWords)
+		defer timer.Stop()
+		select {
+		case <-c.done:
+		case <-timer.C:
+		}
 	}
 	c.shut(fmt.Errorf("%w: %w", ErrClosed, err))
 	return c.failure(command)

@@ -1,0 +1,177 @@
+package drift
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// Trace is what is known of who changed an object, and when.
+type Trace struct {
+	At   time.Time
+	Text string
+}
+
+// Context is what a message says beside the proposal.
+type Context struct {
+	Host, Branch string
+	Revision     string // that the proposal is on top of
+	Traces       map[string][]Trace
+	// Since is when the agent first saw an object differ, by UID.
+	Since     map[string]time.Time
+	Unmanaged []Note
+}
+
+// Title is one line for the commit and the pull request.
+func (p Proposal) Title(c Context) string {
+	switch {
+	case len(p.Items) == 1 && len(p.Items[0].Moved) == 1:
+		return fmt.Sprintf("Drift on %s: %s/%s %s", c.Host, p.Items[0].Kind, p.Items[0].Name, line(p.Items[0].Moved[0].Field, 60))
+	case len(p.Items) == 1:
+		return fmt.Sprintf("Drift on %s: %s/%s", c.Host, p.Items[0].Kind, p.Items[0].Name)
+	}
+	return fmt.Sprintf("Drift on %s: %d objects", c.Host, len(p.Items))
+}
+
+// Message is the commit's.
+func (p Proposal) Message(c Context) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n\nWhat runs on %s was changed behind the repository.\nThis commit makes the specs say what is there.\n", p.Title(c), c.Host)
+	for _, item := range p.Items {
+		fmt.Fprintf(&b, "\n%s/%s\n", item.Kind, item.Name)
+		for _, m := range item.Moved {
+			fmt.Fprintf(&b, "  %s\n", m.sentence())
+		}
+		for _, l := range c.known(item.UID) {
+			fmt.Fprintf(&b, "  %s\n", l)
+		}
+	}
+	writeNotes(&b, "\nNot in this commit:\n", "  ", p.Notes, maxNotes)
+	return b.String()
+}
+
+const maxNotes = 50
+
+func (m Moved) sentence() string {
+	switch {
+	case m.Real == "":
+		return fmt.Sprintf("%s: %s is declared, and gone", line(m.Field, 200), line(m.Declared, 100))
+	case m.Declared == "":
+		return fmt.Sprintf("%s: %s is there, and was not declared", line(m.Field, 200), line(m.Real, 100))
+	}
+	return fmt.Sprintf("%s: %s is declared, %s is there", line(m.Field, 200), line(m.Declared, 100), line(m.Real, 100))
+}
+
+// known is who and when, as far as anything is known.
+func (c Context) known(uid string) []string {
+	var list []string
+	if at := c.Since[uid]; !at.IsZero() {
+		list = append(list, "first seen by the agent at "+at.UTC().Format(time.RFC3339))
+	}
+	for _, t := range c.Traces[uid] {
+		list = append(list, t.At.UTC().Format(time.RFC3339)+": "+line(t.Text, 300))
+	}
+	if len(c.Traces[uid]) == 0 {
+		list = append(list, "who: not known")
+	}
+	return list
+}
+
+func writeNotes(b *strings.Builder, heading, lead string, notes []Note, limit int) {
+	if len(notes) == 0 {
+		return
+	}
+	b.WriteString(heading)
+	for i, n := range notes {
+		if i == limit {
+			fmt.Fprintf(b, "%s… and %d more\n", lead, len(notes)-i)
+			return
+		}
+		fmt.Fprintf(b, "%s%s: %s\n", lead, line(n.Object, 200), line(n.Text, 400))
+	}
+}
+
+// bodyLimit, in bytes, is well below what any forge takes.
+const bodyLimit = 50_000
+
+// Body is the text of the pull request.
+func (p Proposal) Body(c Context) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "What runs on host `%s` differs from what `%s` declares, and not by a commit.\n", c.Host, code(c.Branch))
+	b.WriteString("Its drift mode is `Report`: nothing of this is corrected until you decide.\n\n")
+	b.WriteString("- **Accept**: merge this pull request. The specs then say what is there.\n")
+	b.WriteString("- **Revert**: on the host, `reconciler revert KIND/NAME`; or declare `metadata.drift: Correct`.\n\n")
+	b.WriteString("This pull request closes by itself when the difference is gone. ")
+	b.WriteString("The agent keeps its branch current as long as nobody else commits to it.\n")
+	if len(p.Items) > 0 {
+		b.WriteString("\n| object | field | declared | there |\n|---|---|---|---|\n")
+	}
+	left := 0
+	for i, item := range p.Items {
+		if b.Len() > bodyLimit/2 {
+			left = len(p.Items) - i
+			break
+		}
+		for _, m := range item.Moved {
+			fmt.Fprintf(&b, "| %s/%s | `%s` | %s | %s |\n", item.Kind, item.Name, code(m.Field), cell(m.Declared), cell(m.Real))
+		}
+	}
+	if left > 0 {
+		fmt.Fprintf(&b, "\n… and %d more objects.\n", left)
+	}
+	if len(p.Items) > 0 {
+		b.WriteString("\n**Who and when**\n\n")
+	}
+	for i, item := range p.Items {
+		if b.Len() > bodyLimit*3/4 {
+			fmt.Fprintf(&b, "… and %d more objects.\n", len(p.Items)-i)
+			break
+		}
+		for _, l := range c.known(item.UID) {
+			fmt.Fprintf(&b, "- %s/%s: %s\n", item.Kind, item.Name, prose(l))
+		}
+	}
+	writeNotes(&b, "\n**Not in this pull request**\n\n", "- ", prosaic(p.Notes), maxNotes)
+	writeNotes(&b, "\n**Unmanaged on the host** (`reconciler import` says what can be adopted)\n\n", "- ", prosaic(c.Unmanaged), maxNotes)
+	fmt.Fprintf(&b, "\nOn top of %s.\n", c.Revision)
+	return b.String()
+}
+
+func prosaic(notes []Note) []Note {
+	out := make([]Note, len(notes))
+	for i, n := range notes {
+		out[i] = Note{prose(n.Object), prose(n.Text)}
+	}
+	return out
+}
+
+// line makes one printable line of what came from the world.
+func line(s string, limit int) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' || r == unicode.ReplacementChar {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, " "))
+	if r := []rune(s); len(r) > limit {
+		s = string(r[:limit-1]) + "…"
+	}
+	return strings.TrimSpace(s)
+}
+
+// code keeps a value inside its backquotes.
+func code(s string) string { return strings.NewReplacer("`", "'", "|", "\\|").Replace(line(s, 200)) }
+
+// cell is a value in a table.
+func cell(s string) string {
+	if s == "" {
+		return "—"
+	}
+	return "`" + code(s) + "`"
+}
+
+// prose is a text that means itself: no markup, no mention of anybody.
+func prose(s string) string {
+	return strings.NewReplacer("<", "&lt;", ">", "&gt;", "`", "'", "@", "@\u200b", "*", "\\*", "_", "\\_", "[", "\\[", "]", "\\]", "#", "\\#", "|", "\\|").Replace(line(s, 400))
+}
