@@ -9,7 +9,7 @@ func (a *app) commands() []*cobra.Command {
 		a.getCmd(), a.describeCmd(), a.statusCmd(), a.eventsCmd(),
 		a.reconcileCmd(), a.suspendCmd(), a.resumeCmd(), a.allowCmd(), a.acceptCmd(),
 		a.restartCmd(), a.stopCmd(), a.undeleteCmd(), a.accessCmd(), a.consoleCmd(),
-		a.checkCmd(), a.schemaCmd(), a.versionCmd(), a.completionCmd(),
+		a.ciCmd(), a.checkCmd(), a.schemaCmd(), a.versionCmd(), a.completionCmd(),
 		a.targetCmd(),
 	}
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"reconciler/cmd/reconciler/config"
+	"reconciler/policy"
 	"reconciler/spec"
 )
 
@@ -23,9 +25,14 @@ everything that is wrong with them on standard error, one error a line:
   FILE:LINE:COL: message (hint)
 
 -o github writes annotations that GitHub Actions shows in a pull request, with
-paths relative to the current directory. No agent and no repository are needed.`,
+paths relative to the current directory. No agent and no repository are needed.
+
+With --config, the tenants of that configuration file are held to what they may
+declare. Their paths start at the root of the repository that the directory is in,
+or at the directory itself where it is in none.`,
 		Example: `  reconciler validate
-  reconciler validate clusters/demo -o github`,
+  reconciler validate clusters/demo -o github
+  reconciler validate --config policy/tenants.yaml`,
 		Args:        upToOneArg,
 		Annotations: map[string]string{formatsKey: "text, github"},
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
@@ -39,7 +46,17 @@ paths relative to the current directory. No agent and no repository are needed.`
 			if len(args) == 1 {
 				dir = args[0]
 			}
+			var tenants []policy.Tenant
+			if a.flags.config != "" {
+				var err error
+				if tenants, err = config.LoadTenants(a.flags.config); err != nil {
+					return err
+				}
+			}
 			set, err := loadDir(dir)
+			if err == nil {
+				err = policy.CheckTenants(set, policy.Rebase(tenants, inRepository(dir)))
+			}
 			var errs spec.Errors
 			if errors.As(err, &errs) {
 				printSpecErrors(a.stderr, a.flags.output, dir, errs)
@@ -64,6 +81,31 @@ func loadDir(dir string) (*spec.Set, error) {
 	return spec.Load(root.FS())
 }
 
+// inRepository is where a directory lies in its repository; empty at the root,
+// and where there is none.
+func inRepository(dir string) string {
+	full, err := filepath.Abs(dir)
+	if err == nil {
+		full, err = filepath.EvalSymlinks(full)
+	}
+	if err != nil {
+		return "" // loadDir has said why
+	}
+	for root := full; ; root = filepath.Dir(root) {
+		// A file in a linked work tree, a directory elsewhere.
+		if _, err := os.Stat(filepath.Join(root, ".git")); err == nil {
+			below, err := filepath.Rel(root, full)
+			if err != nil || below == "." {
+				return ""
+			}
+			return filepath.ToSlash(below)
+		}
+		if root == filepath.Dir(root) {
+			return ""
+		}
+	}
+}
+
 func printSpecErrors(w io.Writer, format, dir string, errs spec.Errors) {
 	for _, e := range errs {
 		e.File = filepath.Join(dir, e.File)
@@ -78,11 +120,15 @@ func printSpecErrors(w io.Writer, format, dir string, errs spec.Errors) {
 // annotation is a workflow command of GitHub Actions: in its message %, CR and
 // LF are escaped, in its properties also : and the comma.
 func annotation(e spec.Error) string {
-	data := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
 	property := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C")
 	msg := e.Msg
 	if e.Hint != "" {
 		msg += " (" + e.Hint + ")"
 	}
-	return fmt.Sprintf("::error file=%s,line=%d,col=%d::%s", property.Replace(e.File), max(e.Line, 1), max(e.Col, 1), data.Replace(msg))
+	return fmt.Sprintf("::error file=%s,line=%d,col=%d::%s", property.Replace(e.File), max(e.Line, 1), max(e.Col, 1), escapeData(msg))
+}
+
+// escapeData is for the message of a workflow command.
+func escapeData(s string) string {
+	return strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A").Replace(s)
 }

@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"reconciler/forge"
+	"reconciler/reconcile"
+	"reconciler/review"
+)
+
+func (a *app) ciPlanCmd() *cobra.Command {
+	var f ciFlags
+	var detailed bool
+	var jsonFile, statusContext, shown string
+	c := &cobra.Command{
+		Use:   "plan",
+		Short: "Show what a pull request would do, and tell the forge",
+		Long: `plan shows what the merge of a pull request would do on every host: what the pull
+request causes, and apart from it what is pending or has drifted already. The merge
+is made here; one with conflicts, or specs that do not load, are an error.
+
+What hosts are like is read from what they last reported. A report counts if it is
+signed with the key that the base has for the host (spec.signingKey of its Host) and
+is not older than --max-age. Without it the plan is incomplete, which is exit code 4
+and a failing commit status.
+
+In a job of GitHub Actions, Gitea Actions or GitLab CI nothing but a token needs to
+be given; with it, plan posts or updates one comment on the pull request and sets the
+commit status of its head.`,
+		Example: `  reconciler ci plan --token-file token
+  reconciler ci plan --repo https://forge.example/cluster.git --base main --head feature
+  reconciler ci plan --pull 7 --forge gitea --forge-url https://forge.example --repository ops/cluster --token-file token -o github`,
+		Args:        noArgs,
+		Annotations: map[string]string{formatsKey: "text, json, markdown, github", detailedKey: "yes"},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			return a.withCI(f, func(j *ciJob) error {
+				post, err := j.setup.poster()
+				if err != nil {
+					return err
+				}
+				p := ciPost{job: j, context: statusContext, shown: shown}
+				if post != nil {
+					p.forge = post
+				}
+				r, err := p.plan(ctx)
+				if r == nil {
+					return err
+				}
+				if perr := a.printCI(j, r, jsonFile); perr != nil || err != nil {
+					return errors.Join(perr, err)
+				}
+				return r.exit(detailed)
+			})
+		},
+	}
+	f.register(c)
+	c.Flags().StringVar(&statusContext, "status-context", "reconciler/plan", "`name` of the commit status")
+	c.Flags().StringVar(&jsonFile, "json", "", "`file` that the whole plan is written to as JSON, beside what -o says")
+	c.Flags().StringVar(&shown, "url", "", "`address` of the whole plan, for the comment and the status (default the job's)")
+	c.Flags().BoolVar(&detailed, "detailed-exitcode", false, "tell by the exit code what the pull request would do")
+	for _, name := range []string{"status-context", "url"} {
+		must(c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
+	}
+	return c
+}
+
+// withCI opens what a job needs, and closes it after use.
+func (a *app) withCI(f ciFlags, use func(*ciJob) error) (err error) {
+	s, err := a.ciSetup(f)
+	if err != nil {
+		return err
+	}
+	p, err := a.ciPolicy(f.tenants)
+	if err != nil {
+		return err
+	}
+	dir, remove, err := tempDir()
+	if err != nil {
+		return err
+	}
+	defer remove()
+	j, closeAll, err := openCI(s, a.flags.path, dir, p, a.now)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeAll()) }()
+	return use(j)
+}
+
+// exit is the outcome for the job.
+func (r *ciResult) exit(detailed bool) error {
+	switch {
+	case r.problem != "" || len(r.errors) > 0 || r.report.Refused != "":
+		return exitCode(exitError)
+	case r.report.Incomplete:
+		return exitCode(exitIncomplete)
+	case !detailed:
+		return nil
+	case r.report.Count(reconcile.Ready) > 0:
+		return exitCode(exitReady)
+	case r.report.Count(reconcile.Waiting)+r.report.Count(reconcile.Held)+r.report.Count(reconcile.Blocked) > 0:
+		return exitCode(exitWaiting)
+	}
+	return nil
+}
+
+// printCI writes the outcome to standard output, and to the files that are asked
+// for.
+func (a *app) printCI(j *ciJob, r *ciResult, jsonFile string) error {
+	if jsonFile != "" && r.report != nil {
+		if err := writeTo(jsonFile, func(w io.Writer) error { return printData(w, "json", r.report) }); err != nil {
+			return err
+		}
+	}
+	format := a.flags.output
+	if format == "github" {
+		a.annotate(r)
+		if s := j.setup.env.summary; s != "" {
+			if err := appendTo(s, r.markdown(maxSummary, "")); err != nil {
+				return err
+			}
+		}
+	}
+	switch {
+	case format == "markdown":
+		_, err := io.WriteString(a.stdout, r.markdown(maxSummary, ""))
+		return err
+	case r.problem != "":
+		fmt.Fprintln(a.stderr, cleanLines("reconciler: "+r.problem))
+		return nil
+	case len(r.errors) > 0:
+		if format != "github" {
+			printSpecErrors(a.stderr, format, "", r.errors)
+		}
+		return nil
+	case format == "json":
+		return printData(a.stdout, format, r.report)
+	}
+	return r.report.WriteText(a.stdout)
+}
+
+// maxSummary is what GitHub takes for the summary of a step, in bytes.
+const maxSummary = 1 << 20
+
+// annotate writes workflow commands. They are data for the forge, so they go
+// where it looks: standard output.
+func (a *app) annotate(r *ciResult) {
+	for _, e := range r.errors {
+		fmt.Fprintln(a.stdout, annotation(e))
+	}
+	if r.problem != "" {
+		fmt.Fprintln(a.stdout, "::error::"+escapeData(r.problem))
+	}
+	if r.report == nil {
+		return
+	}
+	for _, h := range r.report.Hosts {
+		if h.Problem != "" {
+			fmt.Fprintln(a.stdout, "::error title=incomplete plan::"+escapeData(h.Host+": "+h.Problem))
+		}
+	}
+}
+
+func writeTo(path string, write func(io.Writer) error) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return write(f)
+}
+
+func appendTo(path, text string) (err error) {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	_, err = io.WriteString(f, text)
+	return err
+}
+
+// markdown is the outcome as a comment of at most limit bytes.
+func (r *ciResult) markdown(limit int, more string) string {
+	switch {
+	case r.problem != "":
+		return review.Failure(limit, "it cannot be merged", []string{r.problem})
+	case len(r.errors) > 0:
+		lines := make([]string, len(r.errors))
+		for i, e := range r.errors {
+			lines[i] = e.Error()
+		}
+		return review.Failure(limit, fmt.Sprintf("the specs have %d errors", len(lines)), lines)
+	}
+	return r.report.Markdown(limit, more)
+}
+
+// status is the outcome as a commit status.
+func (r *ciResult) status() (forge.State, string) {
+	switch {
+	case r.problem != "":
+		return forge.Failure, r.problem
+	case len(r.errors) == 1:
+		return forge.Failure, "1 error: " + r.errors[0].Error()
+	case len(r.errors) > 0:
+		return forge.Failure, fmt.Sprintf("%d errors: %s", len(r.errors), r.errors[0].Error())
+	case r.report.Refused != "":
+		return forge.Failure, "every host would refuse it: " + r.report.Refused
+	case r.report.Incomplete:
+		var names []string
+		for _, h := range r.report.Hosts {
+			if h.Problem != "" {
+				names = append(names, h.Host)
+			}
+		}
+		return forge.Failure, "incomplete: the state of " + strings.Join(names, ", ") + " is not known"
+	}
+	return forge.Success, strings.TrimPrefix(r.report.Headline(), "Plan: ")
+}
+
+// ciForge is the forge as a job needs it.
+type ciForge interface {
+	SetStatus(ctx context.Context, commit string, s forge.Status) error
+	Comment(ctx context.Context, pull int, marker, body string) (string, error)
+	CommentLimit() int
+}
+
+// ciPost makes a plan and tells the forge.
+type ciPost struct {
+	job     *ciJob
+	forge   ciForge // nil: nobody is told
+	context string
+	shown   string
+}
+
+// commentMarker finds the comment again.
+const commentMarker = "<!-- reconciler: plan -->"
+
+func (p *ciPost) plan(ctx context.Context) (*ciResult, error) {
+	if p.shown == "" {
+		p.shown = p.job.setup.env.run
+	}
+	r, err := p.job.compute(ctx)
+	if p.forge == nil {
+		return r, err
+	}
+	if err != nil {
+		// A status that is in force from an earlier run says what no longer holds.
+		if at := p.job.setup.env.head; isCommit(at) {
+			err = errors.Join(err, p.setStatus(ctx, at, forge.Errored, "the plan could not be made; see the job"))
+		}
+		return r, err
+	}
+	state, text := r.status()
+	err = p.setStatus(ctx, r.head.Hash, state, text)
+	if r.moved {
+		// The newer job's comment must not be written over.
+		return r, err
+	}
+	limit := p.forge.CommentLimit() - len(commentMarker) - 2
+	_, cerr := p.forge.Comment(ctx, p.job.setup.pull, commentMarker, commentMarker+"\n"+r.markdown(limit, p.shown))
+	return r, errors.Join(err, cerr)
+}
+
+func (p *ciPost) setStatus(ctx context.Context, commit string, s forge.State, text string) error {
+	return p.forge.SetStatus(ctx, commit, forge.Status{Context: p.context, State: s, Description: text, URL: p.shown})
+}
+
