@@ -30,6 +30,9 @@ type PushOptions struct {
 	// Sign, if given, signs the commit: it gets what git signs, the commit
 	// without its signature, and returns an armored signature.
 	Sign func(payload []byte) (signature []byte, err error)
+	// From, if given, is the only commit that the ref is moved from, empty if the
+	// ref must not be there; else PushFiles fails with ErrRefChanged.
+	From *string
 	// OwnOnly refuses, with ErrForeignTip, to move a ref whose tip was not
 	// committed by Email.
 	OwnOnly bool
@@ -93,7 +96,7 @@ func (r *Repo) push(ctx context.Context, ref string, opts PushOptions, once func
 		if err == nil {
 			return commit, pushed, nil
 		}
-		if !errors.Is(err, ErrRefChanged) || try == maxPushTries {
+		if !errors.Is(err, ErrRefChanged) || try == maxPushTries || opts.From != nil {
 			return "", false, r.remoteError(ctx, err)
 		}
 	}
@@ -103,6 +106,14 @@ func (r *Repo) filesOnce(ctx context.Context, s receive, ref string, files map[s
 	old, exists, err := s.ref(ref)
 	if err != nil {
 		return "", false, err
+	}
+	if at := ""; opts.From != nil {
+		if exists {
+			at = old.String()
+		}
+		if at != *opts.From {
+			return "", false, fmt.Errorf("%s: %w", ref, ErrRefChanged)
+		}
 	}
 	tip := pushedTip{Own: true}
 	if exists {
