@@ -329,3 +329,16 @@ func (r *Report) approve(p *page) {
 	}
 	p.WriteString(end)
 }
+
+// Failure is the comment where there is no plan to show, at most limit bytes.
+func Failure(limit int, why string, errs []string) string {
+	p := &page{limit: max(limit, MinComment)}
+	fmt.Fprintf(p, "### There is no plan: %s\n\n", cut(line(why), maxCell))
+	for i, e := range errs {
+		if !p.add("- "+code(e)+"\n", 100) {
+			fmt.Fprintf(p, "- … and %d more\n", len(errs)-i)
+			break
+		}
+	}
+	return p.String()
+}

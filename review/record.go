@@ -55,13 +55,6 @@ type Override struct {
 	Until      time.Time `json:"until"`
 }
 
-// Namespaces of the records' signatures: what was signed for another purpose is
-// no record.
-const (
-	NamespaceApproval = "reconciler-approval"
-	NamespaceOverride = "reconciler-override"
-)
-
 const (
 	approvalKind = "Approval"
 	overrideKind = "Override"

@@ -300,6 +300,17 @@ func (r *Report) rows(ours bool) []*Row {
 	return list
 }
 
+// PendingIDs are the ids of what was asked for before the pull request, by host.
+func (r *Report) PendingIDs() map[string][]string {
+	ids := map[string][]string{}
+	for i := range r.Actions {
+		if a := &r.Actions[i]; a.Origin == Pending && a.ID != "" {
+			ids[a.Host] = append(ids[a.Host], a.ID)
+		}
+	}
+	return ids
+}
+
 // unknown lists the hosts whose state cannot be relied on.
 func (r *Report) unknown() []Host {
 	return slices.DeleteFunc(slices.Clone(r.Hosts), func(h Host) bool { return h.Problem == "" })
