@@ -14,6 +14,7 @@ import (
 	"reconciler/reconcile"
 	"reconciler/review"
 	"reconciler/spec"
+	"reconciler/trust"
 )
 
 // Review is whose approvals a host waits for.
@@ -21,13 +22,9 @@ type Review struct {
 	// Required lets only that run of a commit's work which was approved.
 	Required bool
 	// Signers may approve plans, Overrides may release what is held. nil is nobody.
-	Signers, Overrides VerifyFunc
+	Signers, Overrides *trust.Keys
 	Ref                string // that holds the records; default refs/reconciler/approvals
 }
-
-// VerifyFunc says who signed a message, and fails if nobody whose signature
-// counts did. It is (*trust.Keys).Verify.
-type VerifyFunc func(message, signature []byte, namespace string, at time.Time) (by string, err error)
 
 // reviewMemory is what the agent remembers of approvals over a restart.
 type reviewMemory struct {
@@ -281,14 +278,14 @@ func some(list []string) string {
 // approval verifies a record. Its signature comes first: nothing that somebody
 // else wrote is looked at.
 func (a *Agent) approval(s review.Signed) (rec review.Approval, by string, err error) {
-	signer, err := a.cfg.Review.Signers(s.Data, s.Signature, review.NamespaceApproval, a.cfg.Now())
+	signer, err := a.cfg.Review.Signers.Verify(s.Data, s.Signature, trust.NamespaceApproval, a.cfg.Now())
 	if err != nil {
 		return rec, "", fmt.Errorf("signature: %w", err)
 	}
 	if rec, err = review.ParseApproval(s.Data); err != nil {
 		return rec, "", err
 	}
-	return rec, signer, rec.Check(a.mem.Cluster, a.cfg.Host, a.cfg.Now())
+	return rec, signerName(signer), rec.Check(a.mem.Cluster, a.cfg.Host, a.cfg.Now())
 }
 
 func (a *Agent) known(s review.Signed) bool {
@@ -318,7 +315,7 @@ func (a *Agent) refuseRecord(s review.Signed, err error) {
 func (a *Agent) takeOverrides(files map[string][]byte, plan *reconcile.Plan) bool {
 	now, found := a.cfg.Now(), false
 	for _, s := range review.OverridesOf(files, a.cfg.Host) {
-		signer, err := a.cfg.Review.Overrides(s.Data, s.Signature, review.NamespaceOverride, now)
+		signer, err := a.cfg.Review.Overrides.Verify(s.Data, s.Signature, trust.NamespaceOverride, now)
 		if err != nil {
 			a.refuseRecord(s, fmt.Errorf("signature: %w", err))
 			continue
@@ -334,7 +331,7 @@ func (a *Agent) takeOverrides(files map[string][]byte, plan *reconcile.Plan) boo
 			a.refuseRecord(s, err)
 			continue
 		}
-		l := policy.Allowance{ID: rec.Digest, IDs: rec.IDs, Reason: rec.Reason, By: "override by " + signer, Until: rec.Until}
+		l := policy.Allowance{ID: rec.Digest, IDs: rec.IDs, Reason: rec.Reason, By: "override by " + signerName(signer), Until: rec.Until}
 		if rec.Digest == "" {
 			l.ID = rec.IDs[0]
 		} else {
@@ -349,8 +346,8 @@ func (a *Agent) takeOverrides(files map[string][]byte, plan *reconcile.Plan) boo
 			a.log.Error("an override could not be written down", "error", err)
 		}
 		found = true
-		a.events.audit("", "Overridden", fmt.Sprintf("%s until %s: %s", l.ID, l.Until.Format(time.RFC3339), l.Reason), signer)
-		a.log.Info("audit", "verb", "Overridden", "id", l.ID, "by", signer, "reason", l.Reason)
+		a.events.audit("", "Overridden", fmt.Sprintf("%s until %s: %s", l.ID, l.Until.Format(time.RFC3339), l.Reason), signerName(signer))
+		a.log.Info("audit", "verb", "Overridden", "id", l.ID, "by", signerName(signer), "reason", l.Reason)
 	}
 	return found
 }
@@ -444,4 +441,12 @@ func (a *Agent) tellUnreviewed(plan *reconcile.Plan) {
 	}
 	a.events.warn("", "NotReviewed", fmt.Sprintf("%s asks for %d actions that await a review: %s; %s",
 		short(plan.Revision), len(names), some(names), policy.ApprovedBy(len(planIDs(plan))-len(names), by)))
+}
+
+// signerName is a signer for people.
+func signerName(s trust.Signer) string {
+	if s.Name == "" {
+		return s.Fingerprint
+	}
+	return s.Name
 }
