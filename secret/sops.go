@@ -46,14 +46,16 @@ var (
 // RecipientError says that a file is encrypted for others.
 type RecipientError struct {
 	Recipients []string
-	err        error
+	damage     error // other than that no identity fits
 }
 
 func (e *RecipientError) Error() string {
-	return fmt.Sprintf("this host's age key is for none of the recipients %s: %v", strings.Join(e.Recipients, ", "), e.err)
+	s := "this host's age key is for none of the recipients " + strings.Join(e.Recipients, ", ")
+	if e.damage != nil {
+		s += ", or what it is for is damaged: " + e.damage.Error()
+	}
+	return s
 }
-
-func (e *RecipientError) Unwrap() error { return e.err }
 
 // file is a decrypted file: its documents without what sops added.
 type file struct{ documents []map[string]any }
@@ -168,8 +170,8 @@ func (m *metadata) dataKey(ids []age.Identity) ([]byte, error) {
 		}
 		refused.Recipients = append(refused.Recipients, r.Recipient)
 		var other *age.NoIdentityMatchError
-		if refused.err == nil || !errors.As(err, &other) {
-			refused.err = err
+		if !errors.As(err, &other) {
+			refused.damage = err
 		}
 	}
 	return nil, refused
