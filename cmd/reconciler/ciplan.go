@@ -273,4 +273,3 @@ func (p *ciPost) plan(ctx context.Context) (*ciResult, error) {
 func (p *ciPost) setStatus(ctx context.Context, commit string, s forge.State, text string) error {
 	return p.forge.SetStatus(ctx, commit, forge.Status{Context: p.context, State: s, Description: text, URL: p.shown})
 }
-
