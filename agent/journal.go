@@ -115,10 +115,14 @@ func (j *journal) cut() {
 }
 
 // after returns the events after a sequence number; it waits for one where
-// there is none and follow is set.
+// there is none and follow is set. A number that is still to come is of a
+// journal that was lost: all events are after it.
 func (j *journal) after(ctx context.Context, seq uint64, follow bool) ([]api.Event, error) {
 	for {
 		j.mu.Lock()
+		if seq > j.seq {
+			seq = 0
+		}
 		var list []api.Event
 		for _, e := range j.events {
 			if e.Seq > seq {

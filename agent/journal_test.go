@@ -69,3 +69,19 @@ func TestJournal(t *testing.T) {
 		t.Error("a follower whose caller left waits on")
 	}
 }
+
+// Who follows a journal that was lost follows the new one.
+func TestJournalLost(t *testing.T) {
+	j, err := openJournal(filepath.Join(t.TempDir(), "events.jsonl"), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.normal("", "First", "")
+	j.normal("", "Second", "")
+	for after, want := range map[uint64]int{0: 2, 1: 1, 2: 0, 3: 2, 700: 2} {
+		list, err := j.after(context.Background(), after, false)
+		if err != nil || len(list) != want {
+			t.Errorf("after %d: %d events, %v, want %d", after, len(list), err, want)
+		}
+	}
+}

@@ -46,6 +46,7 @@ type Caller struct {
 type (
 	Status     = status.Host
 	Suspension = status.Suspension
+	Window     = status.Window
 	Condition  = status.Condition
 	Summary    = status.Summary
 	Object     = status.Object

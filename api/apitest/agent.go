@@ -56,6 +56,13 @@ func (a *Agent) SetConsole(vm string, c api.Console) {
 	a.consoles[vm] = c
 }
 
+// SetStatus changes what the agent says of itself.
+func (a *Agent) SetStatus(change func(*api.Status)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	change(&a.status)
+}
+
 // SetProgress says what a reconciliation tells on its way.
 func (a *Agent) SetProgress(lines ...string) {
 	a.mu.Lock()
@@ -306,8 +313,10 @@ func (a *Agent) Console(_ context.Context, vm string) (api.Console, error) {
 func (a *Agent) Events(ctx context.Context, after uint64, follow bool) ([]api.Event, error) {
 	for {
 		a.mu.Lock()
-		first := min(after, uint64(len(a.events)))
-		list, changed := slices.Clone(a.events[first:]), a.changed
+		if after > uint64(len(a.events)) {
+			after = 0
+		}
+		list, changed := slices.Clone(a.events[after:]), a.changed
 		a.mu.Unlock()
 		if len(list) > 0 || !follow {
 			return list, nil

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -18,8 +19,8 @@ func (a *app) eventsCmd() *cobra.Command {
 		Use:   "events",
 		Short: "Show what happened on this host",
 		Long: `events shows what the agent did and found, and what operators asked of it (type
-Audit), oldest first. With -f it goes on and shows every event as it happens;
--o json then writes one event a line.`,
+Audit), oldest first. With -f it goes on and shows every event as it happens, also
+when the agent is started again; -o json then writes one event a line.`,
 		Example: `  reconciler events
   reconciler events -f`,
 		Args:        noArgs,
@@ -52,15 +53,27 @@ Audit), oldest first. With -f it goes on and shows every event as it happens;
 	return c
 }
 
-// followEvents prints events until ctx ends.
+// followEvents prints events until ctx ends, over restarts of the agent.
 func (a *app) followEvents(ctx context.Context, client api.Agent) error {
 	enc := json.NewEncoder(a.stdout)
 	var seen uint64
+	told := false
 	for {
 		events, err := client.Events(ctx, seen, true)
+		if away(err) && ctx.Err() == nil {
+			if !told {
+				fmt.Fprintln(a.stderr, "reconciler: the agent ended; its events go on when it is back")
+			}
+			told = true
+			err = pause(ctx, watchPause)
+			if err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return ended(ctx, err)
 		}
+		told = false
 		for _, e := range events {
 			seen = e.Seq
 			if a.flags.output == "text" {
@@ -70,6 +83,11 @@ func (a *app) followEvents(ctx context.Context, client api.Agent) error {
 			}
 		}
 	}
+}
+
+// away says whether an error means that no agent is there at the moment.
+func away(err error) bool {
+	return err != nil && (errors.Is(err, api.ErrNoAgent) || api.CodeOf(err) == api.Unavailable)
 }
 
 func printEvent(w io.Writer, indent string, e api.Event) {

@@ -16,7 +16,7 @@ func (a *app) statusCmd() *cobra.Command {
 		Short: "Show the state of the agent",
 		Long: `status shows the agent of this host: the repository it follows, the revision it
 has seen and the one it has applied, its conditions, how many objects are as
-declared, and what is suspended.`,
+declared, its maintenance windows, and what is suspended.`,
 		Example: `  reconciler status
   reconciler status -o json`,
 		Args:        noArgs,
@@ -38,6 +38,24 @@ declared, and what is suspended.`,
 	}
 }
 
+// windowText says when a window opens or closes, as clocks of its zone show it.
+func windowText(w api.Window) string {
+	zone, err := time.LoadLocation(w.TimeZone)
+	if err != nil {
+		zone = time.UTC
+	}
+	clock := func(t time.Time) string { return t.In(zone).Format("Mon 2006-01-02 15:04 MST") }
+	switch {
+	case w.Open && w.Closes.IsZero():
+		return w.Name + " is open"
+	case w.Open:
+		return fmt.Sprintf("%s is open until %s", w.Name, clock(w.Closes))
+	case w.Opens.IsZero():
+		return w.Name + " does not open for years"
+	}
+	return fmt.Sprintf("%s opens %s (for impact %s and more)", w.Name, clock(w.Opens), w.Impact)
+}
+
 func printStatus(w io.Writer, st api.Status, now time.Time) error {
 	branch := st.Branch
 	if branch != "" {
@@ -57,6 +75,9 @@ func printStatus(w io.Writer, st api.Status, now time.Time) error {
 			l[1] = "-"
 		}
 		fmt.Fprintf(w, "%-11s %s\n", l[0], clean(l[1]))
+	}
+	for _, win := range st.Windows {
+		fmt.Fprintf(w, "%-11s %s\n", "window", clean(windowText(win)))
 	}
 	if len(st.Conditions) > 0 {
 		fmt.Fprintln(w, "\nConditions")
