@@ -218,7 +218,7 @@ func (d *differ) create(a *Action, b *Applied) {
 		a.block("it could not be observed whether it exists")
 		return
 	}
-	a.Op, a.Cause = OpCreate, d.cause(a.Want, b)
+	a.Op, a.Cause = OpCreate, d.createCause(a.Want, b)
 	for _, f := range a.Want.Fields {
 		a.Changes = append(a.Changes, Change{Field: f.Path, To: f.Value, cause: a.Cause, id: f.ID})
 	}
@@ -228,6 +228,21 @@ func (d *differ) create(a *Action, b *Applied) {
 	if k.Kind == spec.KindDisk && b != nil && b.Done {
 		a.block("its volume is gone; restore the volume, or raise metadata.incarnation to start with a new one")
 	}
+}
+
+// createCause tells an object that got lost from one that a commit asks for, or
+// asks to be another than the one that got lost.
+func (d *differ) createCause(w *Object, b *Applied) Cause {
+	c := d.cause(w, b)
+	if c != CauseDrift {
+		return c
+	}
+	walk(w.Fields, b.Fields, func(path string, _, _ *Field) {
+		if d.changeCause(w, b, path) == CauseRevision {
+			c = CauseRevision
+		}
+	})
+	return c
 }
 
 // cause of an action on a whole object.
