@@ -154,6 +154,7 @@ func (r *Report) add(in Input, h HostInput) {
 	if in.Restrain != nil && h.Problem == "" {
 		note(rows, plan, have, in.Restrain)
 	}
+	promise(rows, want, was, base, in.Now)
 	for _, row := range rows {
 		if row.Origin == Cancelled {
 			r.Cancelled = append(r.Cancelled, row)
