@@ -136,6 +136,13 @@ func TestCalls(t *testing.T) {
 	if err != nil || !strings.Contains(u.YAML, "kind: Disk") {
 		t.Errorf("undelete: %+v, %v", u, err)
 	}
+	if err := c.Revert(ctx, api.RevertRequest{Object: "VirtualMachine/web-1", Reason: "not wanted"}); err != nil {
+		t.Errorf("revert: %v", err)
+	}
+	found, err := c.Import(ctx, api.ImportRequest{Objects: []string{"Disk/stray"}})
+	if err != nil || len(found.Documents) != 1 || !found.Documents[0].Adopted || len(found.Notes) != 1 {
+		t.Errorf("import: %+v, %v", found, err)
+	}
 	g, err := c.Access(ctx, api.AccessRequest{Disk: "web-1-root", Initiators: []string{"iqn.x"}, For: time.Hour})
 	if err != nil || g.Password == "" || !g.Until.Equal(now.Add(time.Hour)) {
 		t.Errorf("access: %+v, %v", g, err)
@@ -191,7 +198,7 @@ func TestCalls(t *testing.T) {
 			t.Errorf("event %d by %q", e.Seq, e.By)
 		}
 	}
-	same(t, "events", reasons, []string{"Suspend", "Suspend", "Resume", "Allow", "Accept", "Restart", "Stop", "Undelete", "Access", "EndAccess", "Reconcile", "Reconcile"})
+	same(t, "events", reasons, []string{"Suspend", "Suspend", "Resume", "Allow", "Accept", "Restart", "Stop", "Undelete", "Revert", "Access", "EndAccess", "Reconcile", "Reconcile"})
 }
 
 func TestErrorsKeepCodeAndHint(t *testing.T) {

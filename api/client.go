@@ -219,6 +219,16 @@ func (c *Client) Undelete(ctx context.Context, r UndeleteRequest) (UndeleteResul
 	return watch[UndeleteResult](ctx, c, "/v1/undelete", r, nil)
 }
 
+// Revert implements Agent.
+func (c *Client) Revert(ctx context.Context, r RevertRequest) error {
+	return c.tell(ctx, "/v1/revert", r)
+}
+
+// Import implements Agent.
+func (c *Client) Import(ctx context.Context, r ImportRequest) (ImportResult, error) {
+	return watch[ImportResult](ctx, c, "/v1/import", r, nil)
+}
+
 // Access implements Agent.
 func (c *Client) Access(ctx context.Context, r AccessRequest) (Access, error) {
 	return watch[Access](ctx, c, "/v1/access", r, nil)

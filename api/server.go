@@ -121,6 +121,14 @@ func (s *server) routes() http.Handler {
 		r.Caller = c
 		return a.Undelete(ctx, r)
 	}))
+	mux.HandleFunc("POST /v1/revert", answer(s, func(ctx context.Context, r RevertRequest, c Caller) (none, error) {
+		r.Caller = c
+		return none{}, a.Revert(ctx, r)
+	}))
+	mux.HandleFunc("POST /v1/import", stream(s, func(ctx context.Context, r ImportRequest, c Caller, _ func(string)) (ImportResult, error) {
+		r.Caller = c
+		return a.Import(ctx, r)
+	}))
 	mux.HandleFunc("POST /v1/access", stream(s, func(ctx context.Context, r AccessRequest, c Caller, _ func(string)) (Access, error) {
 		r.Caller = c
 		return a.Access(ctx, r)

@@ -26,6 +26,8 @@ type Agent interface {
 	Restart(ctx context.Context, r MachineRequest) error
 	Stop(ctx context.Context, r MachineRequest) error
 	Undelete(ctx context.Context, r UndeleteRequest) (UndeleteResult, error)
+	Revert(ctx context.Context, r RevertRequest) error
+	Import(ctx context.Context, r ImportRequest) (ImportResult, error)
 	Access(ctx context.Context, r AccessRequest) (Access, error)
 	ListAccess(ctx context.Context) ([]Access, error)
 	EndAccess(ctx context.Context, r EndAccessRequest) error
@@ -111,6 +113,37 @@ type UndeleteRequest struct {
 // UndeleteResult is the YAML to commit.
 type UndeleteResult struct {
 	YAML string `json:"yaml"`
+}
+
+// RevertRequest lets the agent correct the drift of an object once, whatever its mode.
+type RevertRequest struct {
+	Object string `json:"object"` // KIND/NAME
+	Reason string `json:"reason"`
+	Caller Caller `json:"-"`
+}
+
+// ImportRequest asks for the specs of what runs here and no tree declares.
+type ImportRequest struct {
+	Objects []string `json:"objects,omitempty"` // KIND/NAME; empty means all
+	Caller  Caller   `json:"-"`
+}
+
+// ImportResult is what can be declared, and what cannot, and why.
+type ImportResult struct {
+	Documents []ImportDocument `json:"documents"`
+	Notes     []string         `json:"notes"`
+}
+
+// ImportDocument is the YAML of one object.
+type ImportDocument struct {
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+	YAML string `json:"yaml"`
+	// Notes are what to know before it is committed.
+	Notes []string `json:"notes,omitempty"`
+	// Adopted says that once it is committed the object is managed as it is. Else
+	// it must be changed first.
+	Adopted bool `json:"adopted"`
 }
 
 // AccessRequest lends a disk to an initiator for a while.

@@ -255,6 +255,32 @@ func (a *Agent) Undelete(_ context.Context, r api.UndeleteRequest) (api.Undelete
 	return api.UndeleteResult{}, api.Errorf(api.NotFound, "no disk %s is in quarantine", r.Name)
 }
 
+// Revert implements api.Agent.
+func (a *Agent) Revert(_ context.Context, r api.RevertRequest) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, err := a.need(r.Object); err != nil {
+		return err
+	}
+	a.record(r.Object, "Audit", "Revert", r.Reason, r.Caller)
+	return nil
+}
+
+// Import implements api.Agent. It finds one disk that nobody declares.
+func (a *Agent) Import(_ context.Context, r api.ImportRequest) (api.ImportResult, error) {
+	const stray = "Disk/stray"
+	if len(r.Objects) > 0 && !slices.Contains(r.Objects, stray) {
+		return api.ImportResult{}, api.Errorf(api.NotFound, "%s is not here, or is declared", r.Objects[0])
+	}
+	return api.ImportResult{
+		Documents: []api.ImportDocument{{
+			Kind: "Disk", Name: "stray", Adopted: true, Notes: []string{"it is kept as it is"},
+			YAML: "apiVersion: " + spec.APIVersion + "\nkind: Disk\nmetadata: {name: stray}\nspec: {pool: fast, size: 1Gi}\n",
+		}},
+		Notes: []string{"Process other: it has no monitor"},
+	}, nil
+}
+
 // Access implements api.Agent.
 func (a *Agent) Access(_ context.Context, r api.AccessRequest) (api.Access, error) {
 	a.mu.Lock()
