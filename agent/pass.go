@@ -57,7 +57,7 @@ func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) 
 			return plan, errors.Join(revErr, err)
 		}
 		plan = a.decide(want, have)
-		if fetch && a.seekApprovals(ctx, plan) {
+		if a.seekApprovals(ctx, plan, fetch) {
 			plan = a.decide(want, have)
 		}
 		if err := a.settleReview(plan, have, fetch); err != nil {

@@ -69,6 +69,7 @@ type reviewer struct {
 	told    string            // what awaits, as it was last said
 	refused map[string]string // record to why, said once
 	failed  string            // why the records could not be read, said once
+	looked  time.Time         // for records
 }
 
 // holdUnreviewed holds what nobody approved, and returns it, and the records
@@ -125,7 +126,7 @@ func (a *Agent) askedOf(want *reconcile.Desired, plan *reconcile.Plan) map[recon
 	}
 	unasked := *want
 	unasked.Restart = nil
-	pure := reconcile.Diff(&unasked, a.base, reconcile.StateFromBase(a.base), a.cfg.Now())
+	pure := reconcile.Diff(&unasked, a.base, reconcile.Calm(&unasked, a.base), a.cfg.Now())
 	asked := make(map[reconcile.Key]*reconcile.Action, len(pure.Actions))
 	for i := range pure.Actions {
 		asked[pure.Actions[i].Key()] = &pure.Actions[i]
@@ -171,16 +172,25 @@ func (p *approvedPlan) see(act, ask *reconcile.Action) bool {
 
 func objectID(a *reconcile.Action) string { return string(a.Kind) + "/" + a.UID }
 
+// lookInterval is how often records are looked for between two fetches: an
+// approval may come after the merge, and no push to the branch tells of it.
+const lookInterval = time.Minute
+
 // seekApprovals looks for records that release what is held, and says whether
-// it found any. It talks to the repository.
-func (a *Agent) seekApprovals(ctx context.Context, plan *reconcile.Plan) bool {
+// it found any. It talks to the repository; fetch says that the pass does, too.
+func (a *Agent) seekApprovals(ctx context.Context, plan *reconcile.Plan, fetch bool) bool {
 	c := a.cfg.Review
 	a.mu.Lock()
 	awaits := c.Required && c.Signers != nil && len(a.review.awaits) > 0
 	held := c.Overrides != nil && plan.Count(reconcile.Held) > 0
 	from, good := a.review.Base, a.mem.Good
+	now := a.cfg.Now()
+	due := fetch || now.Sub(a.review.looked) >= lookInterval
+	if (awaits || held) && due {
+		a.review.looked = now
+	}
 	a.mu.Unlock()
-	if !awaits && !held {
+	if !awaits && !held || !due {
 		return false
 	}
 	files, err := a.cfg.Source.Records(ctx, c.Ref)
@@ -206,6 +216,12 @@ func (a *Agent) seekApprovals(ctx context.Context, plan *reconcile.Plan) bool {
 		found = a.takeOverrides(files, plan) || found
 	}
 	return found
+}
+
+// seeksApprovals says whether something may be released by a record. a.mu is
+// held.
+func (a *Agent) seeksApprovals() bool {
+	return len(a.review.awaits) > 0 || a.cfg.Review.Overrides != nil && a.plan != nil && a.plan.Count(reconcile.Held) > 0
 }
 
 // takeApprovals accepts the approvals of the revisions since the last one at

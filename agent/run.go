@@ -104,6 +104,9 @@ func (a *Agent) nextRetry(most time.Duration) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.cfg.Now()
+	if a.seeksApprovals() {
+		most = min(most, lookInterval)
+	}
 	for _, f := range a.failures {
 		if f.next.After(now) {
 			most = min(most, f.next.Sub(now))
