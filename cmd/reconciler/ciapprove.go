@@ -42,8 +42,8 @@ What was pending before is not approved again unless --pending says so.`,
 			if keyFile == "" {
 				return usagef("--key must be given")
 			}
-			if valid < time.Minute || valid > review.MaxApproval {
-				return usagef("--for is between 1m and %s", review.MaxApproval)
+			if err := checkValid(valid, review.MaxApproval); err != nil {
+				return err
 			}
 			key, err := readKey(keyFile)
 			if err != nil {
@@ -57,11 +57,8 @@ What was pending before is not approved again unless --pending says so.`,
 				if err := r.approvable(shown); err != nil {
 					return err
 				}
-				records, err := j.approvals(r, key, valid, pending)
+				records, err := j.approve(cmd.Context(), r, key, valid, pending)
 				if err != nil {
-					return err
-				}
-				if err := j.push(cmd.Context(), "approve the plan of "+shortRev(r.head.Hash), records); err != nil {
 					return err
 				}
 				for _, s := range records {
@@ -77,7 +74,7 @@ What was pending before is not approved again unless --pending says so.`,
 	f.register(c)
 	c.Flags().StringVar(&keyFile, "key", "", "`file` of the private SSH key that signs")
 	c.Flags().StringVar(&shown, "shown", "", "`file` that ci plan --json wrote: refuse any other plan")
-	c.Flags().DurationVar(&valid, "for", 7*24*time.Hour, "how long the approval counts")
+	c.Flags().DurationVar(&valid, "for", defaultValid, "how long the approval counts")
 	c.Flags().BoolVar(&pending, "pending", false, "approve also what was pending before")
 	must(c.RegisterFlagCompletionFunc("for", cobra.NoFileCompletions))
 	return c
@@ -103,8 +100,8 @@ A digest must be that of the host's plan when it finds the record.`,
 			if keyFile == "" {
 				return usagef("--key must be given")
 			}
-			if valid < time.Minute || valid > review.MaxOverride {
-				return usagef("--for is between 1m and %s", review.MaxOverride)
+			if err := checkValid(valid, review.MaxOverride); err != nil {
+				return err
 			}
 			key, err := readKey(keyFile)
 			if err != nil {
@@ -194,6 +191,25 @@ func (r *ciResult) approvable(shown string) error {
 		return &hinted{errors.New("the plan is not the one that was shown any more"), "make it again with ci plan, and have it reviewed"}
 	}
 	return nil
+}
+
+// defaultValid is how long an approval counts where nothing is said.
+const defaultValid = 7 * 24 * time.Hour
+
+func checkValid(valid, most time.Duration) error {
+	if valid < time.Minute || valid > most {
+		return usagef("--for is between 1m and %s", most)
+	}
+	return nil
+}
+
+// approve signs a plan, and puts the records where the hosts look for them.
+func (j *ciJob) approve(ctx context.Context, r *ciResult, key *trust.Key, valid time.Duration, pending bool) ([]review.Signed, error) {
+	records, err := j.approvals(r, key, valid, pending)
+	if err != nil {
+		return nil, err
+	}
+	return records, j.push(ctx, "approve the plan of "+shortRev(r.head.Hash), records)
 }
 
 // approvals signs a record for every host that the pull request asks for

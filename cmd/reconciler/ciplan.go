@@ -7,18 +7,21 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"reconciler/forge"
 	"reconciler/reconcile"
 	"reconciler/review"
+	"reconciler/trust"
 )
 
 func (a *app) ciPlanCmd() *cobra.Command {
 	var f ciFlags
 	var detailed bool
-	var jsonFile, statusContext, shown string
+	var jsonFile, statusContext, shown, keyFile string
+	var valid time.Duration
 	c := &cobra.Command{
 		Use:   "plan",
 		Short: "Show what a pull request would do, and tell the forge",
@@ -33,7 +36,11 @@ and a failing commit status.
 
 In a job of GitHub Actions, Gitea Actions or GitLab CI nothing but a token needs to
 be given; with it, plan posts or updates one comment on the pull request and sets the
-commit status of its head.`,
+commit status of its head.
+
+--approve-key signs what was shown, before the status says success: the plan is then
+approved by whoever may merge the pull request. See ci approve for what that means,
+and for approving it apart.`,
 		Example: `  reconciler ci plan --token-file token
   reconciler ci plan --repo https://forge.example/cluster.git --base main --head feature
   reconciler ci plan --pull 7 --forge gitea --forge-url https://forge.example --repository ops/cluster --token-file token -o github`,
@@ -41,12 +48,20 @@ commit status of its head.`,
 		Annotations: map[string]string{formatsKey: "text, json, markdown, github", detailedKey: "yes"},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
+			if err := checkValid(valid, review.MaxApproval); err != nil {
+				return err
+			}
 			return a.withCI(f, func(j *ciJob) error {
 				post, err := j.setup.poster()
 				if err != nil {
 					return err
 				}
-				p := ciPost{job: j, context: statusContext, shown: shown}
+				p := ciPost{job: j, context: statusContext, shown: shown, valid: valid}
+				if keyFile != "" {
+					if p.key, err = readKey(keyFile); err != nil {
+						return err
+					}
+				}
 				if post != nil {
 					p.forge = post
 				}
@@ -65,8 +80,10 @@ commit status of its head.`,
 	c.Flags().StringVar(&statusContext, "status-context", "reconciler/plan", "`name` of the commit status")
 	c.Flags().StringVar(&jsonFile, "json", "", "`file` that the whole plan is written to as JSON, beside what -o says")
 	c.Flags().StringVar(&shown, "url", "", "`address` of the whole plan, for the comment and the status (default the job's)")
+	c.Flags().StringVar(&keyFile, "approve-key", "", "`file` of the private SSH key that signs the plan, if it is complete")
+	c.Flags().DurationVar(&valid, "for", defaultValid, "how long the approval counts")
 	c.Flags().BoolVar(&detailed, "detailed-exitcode", false, "tell by the exit code what the pull request would do")
-	for _, name := range []string{"status-context", "url"} {
+	for _, name := range []string{"status-context", "url", "for"} {
 		must(c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
 	}
 	return c
@@ -239,6 +256,8 @@ type ciPost struct {
 	forge   ciForge // nil: nobody is told
 	context string
 	shown   string
+	key     *trust.Key // signs the plan; nil: nobody does
+	valid   time.Duration
 }
 
 // commentMarker finds the comment again.
@@ -249,12 +268,21 @@ func (p *ciPost) plan(ctx context.Context) (*ciResult, error) {
 		p.shown = p.job.setup.env.run
 	}
 	r, err := p.job.compute(ctx)
+	if err == nil && p.key != nil && r.approvable("") == nil {
+		// Before the status: what is merged the moment it turns green finds its
+		// approval.
+		_, err = p.job.approve(ctx, r, p.key, p.valid, false)
+	}
 	if p.forge == nil {
 		return r, err
 	}
 	if err != nil {
 		// A status that is in force from an earlier run says what no longer holds.
-		if at := p.job.setup.env.head; isCommit(at) {
+		at := p.job.setup.env.head
+		if r != nil {
+			at = r.head.Hash
+		}
+		if isCommit(at) {
 			err = errors.Join(err, p.setStatus(ctx, at, forge.Errored, "the plan could not be made; see the job"))
 		}
 		return r, err
