@@ -1,0 +1,39 @@
+package iscsi
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+)
+
+// Trace is something that tells who had to do with a disk.
+type Trace struct {
+	At   time.Time
+	Text string
+}
+
+// Traces are who is logged in to a disk right now, and when its volume was last
+// written. It is for people: what cannot be found out is left out.
+func (d *Driver) Traces(disk string) []Trace {
+	at, v, err := d.find(disk)
+	if err != nil {
+		return nil
+	}
+	var list []Trace
+	if info, err := os.Stat(at.pool.Path(disk)); err == nil {
+		list = append(list, Trace{info.ModTime(), "the volume was last written"})
+	}
+	served, err := d.served(context.Background())
+	if err != nil {
+		return list
+	}
+	for _, s := range served[v.Target].Sessions {
+		mode := ""
+		if s.ReadOnly {
+			mode = ", read only"
+		}
+		list = append(list, Trace{s.Since, fmt.Sprintf("iSCSI session of %s from %s (epoch %d%s)", s.Initiator, s.Address, s.Epoch, mode)})
+	}
+	return list
+}
