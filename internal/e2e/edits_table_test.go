@@ -14,6 +14,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"reconciler/internal/testbed"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
@@ -27,7 +28,16 @@ var otherwise = map[string]string{
 	"Host metadata.movedFrom":          "goes with the name",
 	"Host metadata.incarnation":        "a host is not made by us",
 	"StoragePool metadata.incarnation": "a pool with disks is not replaced",
+	"Secret metadata.name":             onlySOPS,
+	"Secret metadata.labels":           onlySOPS,
+	"Secret metadata.annotations":      onlySOPS,
+	"Secret metadata.movedFrom":        onlySOPS,
+	"Secret metadata.incarnation":      onlySOPS,
+	"Secret metadata.drift":            onlySOPS,
+	"Secret spec.data":                 onlySOPS,
 }
+
+const onlySOPS = "TestSecretEdits: only sops writes the file"
 
 // editedTree has a machine that boots the tiny guest, one without anything, and
 // something of every kind to edit.
@@ -78,11 +88,14 @@ func newEdits(t *testing.T) (e *edits, bridges [2]string) {
 	config, err := yaml.Marshal(map[string]any{
 		"allowed": map[string]any{"bridges": bridges[:]},
 		"limits":  map[string]any{"budget": map[string]any{"count": 100}},
+		"secrets": map[string]any{"ageKeyFile": e.file("age.txt")},
 	})
 	e.must(err)
 	path := filepath.Join(e.dir, "config.yaml")
 	e.must(os.WriteFile(path, config, 0o644))
 	e.args = []string{"--config", path}
+	e.ageKey("host")
+	e.write("secret.yaml", sealed(t, "machine"))
 	e.parse(e.base())
 	e.parse(strings.NewReplacer("PORTAL", `"`+e.portal+`"`, "BRIDGE1", bridges[0],
 		"SUM-k2", e.sum("k2"), "SUM-i2", e.sum("i2"), "SUM-tiny", e.sum("tiny")).Replace(editedTree))
@@ -363,6 +376,8 @@ func (e *edits) cards(bridges [2]string) []edit {
 func (e *edits) restarts() []edit {
 	firmware := restart(spare, "spec.boot.firmware", nil, "BIOS", "", nil)
 	firmware.with = []set{{spare, "spec.boot.kernel", map[string]any{"image": "k"}}}
+	last := fromSecret("networkConfig", "meta-data", "version: 2 (10 bytes)", told(`^CIDATA network-config "{role: canary-meta`))
+	last.restart = []string{web}
 	firmware.plan += "\n" + spare + " spec.boot.kernel.image: → k restart"
 
 	return []edit{
@@ -376,7 +391,10 @@ func (e *edits) restarts() []edit {
 		restart(web, "spec.machine", "pc-q35-7.1", "q35", "pc-q35-7.1", started(web, "-machine pc-q35-7.1,")),
 		restart(web, "spec.boot.kernel.image", "k2", "k", "k2", started(web, e.sum("k2"))),
 		restart(web, "spec.boot.initrd.image", "i2", "i", "i2", started(web, e.sum("i2"))),
-		restart(web, "spec.boot.cmdline", cmdline+" more", cmdline, cmdline+" more", started(web, " rt.interval=200ms more")),
+		restart(web, "spec.boot.cmdline", cmdline+" "+showSeed, cmdline, cmdline+" "+showSeed, started(web, " rt.interval=200ms "+showSeed)),
+		restart(web, "spec.cloudInit.userData.inline", "#one", "", "#one (4 bytes)", guest(`^CIDATA user-data "#one"$`)),
+		restart(web, "spec.cloudInit.metaData.inline", "{instance-id: me}", "", "{instance-id: me} (17 bytes)", told(`^CIDATA meta-data ".*instance-id: me`)),
+		restart(web, "spec.cloudInit.networkConfig.inline", "version: 2", "", "version: 2 (10 bytes)", told(`^CIDATA network-config "version: 2"$`)),
 		firmware,
 		{object: tree, field: "spec.defaults.cpuModel", to: "qemu32", why: "reconciler restart vm/spare",
 			plan: tree + ` update none ready
@@ -391,6 +409,28 @@ func (e *edits) restarts() []edit {
 				%[3]s update restart waiting
 				%[3]s spec.boot.kernel.image: k (%.8[1]s) → k (%.8[2]s) restart`, e.sum("k"), e.sum("k2"), spare),
 			check: started(spare, e.sum("k2")), restart: []string{spare}},
+		fromSecret("userData", "user-data", "#one (4 bytes)", guest(`^CIDATA user-data "#cloud-config\\n# canary-one`)),
+		fromSecret("metaData", "meta-data", "{instance-id: me} (17 bytes)", told(`^CIDATA meta-data ".*role: canary-meta`)),
+		last,
+	}
+}
+
+// fromSecret is an edit of cloudInit: a text goes and a Secret's takes its place.
+func fromSecret(part, key, from string, check func(*edits)) edit {
+	at := "spec.cloudInit." + part
+	return edit{object: web, field: at + ".secret", to: "web", why: "reconciler restart vm/web", check: check,
+		with: []set{{web, at + ".key", key}, {web, at + ".inline", nil}},
+		plan: fmt.Sprintf(`%[1]s update restart waiting
+			%[1]s %[2]s.inline: %[4]s → restart
+			%[1]s %[2]s.key: → %[3]s restart
+			%[1]s %[2]s.secret: → web restart`, web, at, key, from)}
+}
+
+// told expects a line of the guest since it booted, wherever it stands.
+func told(pattern string) func(*edits) {
+	return func(e *edits) {
+		e.t.Helper()
+		testbed.NewSerial(e.serialPath(nameOf(web))).Wait(e.t, pattern, bootTime)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -134,6 +135,66 @@ func signalKill(pid int) error {
 		return err
 	}
 	return p.Kill()
+}
+
+// What is edited in a Secret by hand is seen, and touches no machine that runs.
+// (None could start with it: the file is authenticated as a whole.)
+func TestSecretEdits(t *testing.T) {
+	w := newSecretWorld(t)
+	tree := func(secret string) {
+		w.write("vm.yaml", vm("web", "", "cloudInit: {userData: {secret: "+secret+", key: user-data}}"))
+	}
+	tree("web")
+	w.commit("a machine with a secret")
+	w.start()
+	w.reconcile()
+	w.settled()
+	first := w.pid("web")
+	const digest = `sops: sha256:[0-9a-f]{8} → sha256:[0-9a-f]{8} none`
+	for _, c := range []struct {
+		name, metadata, data, secret string
+		plan                         []string // expressions, one a line
+	}{
+		{"label", "labels: {tier: a}", "", "web", []string{`Secret/web metadata.labels\[tier\]: → a none`, `Secret/web ` + digest, `Secret/web update none ready`}},
+		{"annotation", "labels: {tier: a}\n    annotations: {x: y}", "", "web", []string{`Secret/web metadata.annotations\[x\]: → y none`, `Secret/web ` + digest, `Secret/web update none ready`}},
+		{"drift", "labels: {tier: a}\n    annotations: {x: y}\n    drift: Off", "", "web", []string{`Secret/web metadata.drift: → Off none`, `Secret/web ` + digest, `Secret/web update none ready`}},
+		{"value that nobody uses", "drift: Correct", "token", "web", []string{
+			`Secret/web metadata.annotations\[x\]: y → none`, `Secret/web metadata.drift: Off → Correct none`, `Secret/web metadata.labels\[tier\]: a → none`,
+			`Secret/web ` + digest, `Secret/web spec.data\[token\]: \(sensitive\) \([0-9a-f]{8}\) → \(sensitive\) \([0-9a-f]{8}\) none`, `Secret/web update none ready`}},
+		{"name", "drift: Correct\n    movedFrom: [web]", "token", "db", []string{`Secret/db metadata.movedFrom: → web none`, `Secret/db metadata.name: web → db none`, `Secret/db ` + digest, `Secret/db update none ready`}},
+		{"incarnation", "drift: Correct\n    movedFrom: [web]\n    incarnation: 1", "token", "db", []string{
+			`Secret/db create none ready`, `Secret/db delete none ready`,
+			`VirtualMachine/web spec.cloudInit.userData.secret: db \([0-9a-f]{8}\) → db \([0-9a-f]{8}\) restart`, `VirtualMachine/web update restart waiting`}},
+	} {
+		text := strings.Replace(sealed(t, "machine"), "    name: web\n", "    name: "+c.secret+"\n    "+c.metadata+"\n", 1)
+		if c.data != "" {
+			text = strings.Replace(text, c.data+": ENC[AES256_GCM,data:", c.data+": ENC[AES256_GCM,data:AAAA", 1)
+		}
+		w.write("secret.yaml", text)
+		tree(c.secret)
+		p := w.plan("--rev", w.propose(c.name))
+		got, want := strings.Join(lines(&p), "\n"), "^"+strings.Join(c.plan, "\n")+"$"
+		if !regexp.MustCompile(want).MatchString(got) {
+			t.Errorf("%s: the plan is\n%s\nwant\n%s", c.name, got, want)
+		}
+		w.git("push", "-q", "origin", "HEAD:main")
+		w.reconcile()
+		if w.pid("web") != first {
+			t.Fatalf("%s: the machine was restarted", c.name)
+		}
+		if c.name != "incarnation" {
+			w.settled()
+		}
+	}
+}
+
+// propose commits the work tree where the agent does not look by itself.
+func (w *world) propose(message string) string {
+	w.t.Helper()
+	w.git("add", "-A")
+	w.git("commit", "-q", "-m", message)
+	w.git("push", "-q", "-f", "origin", "HEAD:refs/heads/next")
+	return w.git("rev-parse", "HEAD")
 }
 
 // A Secret that cannot be decrypted holds up the machines that need it to
