@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +19,7 @@ import (
 	"reconciler/reconcile"
 	"reconciler/spec"
 	"reconciler/status"
+	"reconciler/trust"
 )
 
 // Config is what an agent is made of. Host, the directories, Source and the
@@ -46,7 +49,10 @@ type Config struct {
 	Windows   policy.Schedule
 	Tenants   []policy.Tenant
 	Review    Review // whose approvals are waited for
-	StatusRef string // prefix of the ref that is written; default refs/reconciler/status/
+	Signing   Signing
+	HostKey   *trust.Key // signs what this host writes; nil: one that is kept in StateDir
+	StatusRef string     // prefix of the ref that is written; default refs/reconciler/status/
+	Drift     Drift
 	// Parallel is how many actions run at a time. Default 4.
 	Parallel int
 	Version  string
@@ -56,13 +62,15 @@ type Config struct {
 
 // Agent reconciles one host.
 type Agent struct {
-	cfg    Config
-	log    *slog.Logger
-	store  store
-	bootID string
-	events *journal
-	teller *teller       // nil without a forge
-	kick   chan struct{} // somebody asked for a pass: pending
+	cfg      Config
+	log      *slog.Logger
+	store    store
+	bootID   string
+	hostKey  *trust.Key // signs what it writes
+	events   *journal
+	teller   *teller       // nil without a forge
+	proposer *proposer     // nil where drift is not brought back
+	kick     chan struct{} // somebody asked for a pass: pending
 
 	life         context.Context // of the agent: what its actions run under
 	tasks        sync.WaitGroup
@@ -91,6 +99,14 @@ type Agent struct {
 	published published
 	review    reviewer
 	pending   trigger
+
+	witnessed  bool              // what was in force before is known, as far as it can be
+	keyUsed    bool              // the key has signed reports before
+	keyDiffers string            // the declared key that was complained of
+	excludes   bool              // other agents of the same host; the locks are held
+	cluster    *net.UnixListener // held against other agents of the same cluster and host
+	// passFailed is what was last said to be wrong with a pass.
+	passFailed string
 }
 
 // trigger asks for a pass.
@@ -137,6 +153,9 @@ func New(cfg Config) (*Agent, error) {
 	if a.bootID, err = bootID(); err != nil {
 		return nil, err
 	}
+	if err := a.openKey(); err != nil {
+		return nil, err
+	}
 	if err := a.store.load(stateFile, &a.mem); err != nil {
 		return nil, err
 	}
@@ -153,6 +172,9 @@ func New(cfg Config) (*Agent, error) {
 		a.mem.Restarts = map[string]reconcile.Restart{}
 	}
 	if a.events, err = openJournal(filepath.Join(cfg.StateDir, "agent", "events.jsonl"), cfg.Now); err != nil {
+		return nil, err
+	}
+	if a.proposer, err = newProposer(cfg, a.store, a.log, a.events); err != nil {
 		return nil, err
 	}
 	if cfg.Forge != nil {
@@ -188,14 +210,18 @@ type refusal struct {
 	message string
 }
 
+// fetchFailed is the reason while the repository cannot be reached.
+const fetchFailed = "FetchFailed"
+
 func (r *refusal) Error() string { return r.message }
 
 // advance fetches, and brings the newest revision into force if it may be.
 // Whatever goes wrong, the last good one stays.
 func (a *Agent) advance(ctx context.Context) error {
+	forgotten := a.witness(ctx)
 	rev, err := a.cfg.Source.Fetch(ctx)
 	if err != nil {
-		return &refusal{"FetchFailed", "fetch: " + err.Error()}
+		return &refusal{fetchFailed, "fetch: " + err.Error()}
 	}
 	a.mu.Lock()
 	a.mem.LastContact = a.cfg.Now()
@@ -205,7 +231,11 @@ func (a *Agent) advance(ctx context.Context) error {
 	if rev.Hash == good && set != nil {
 		return a.settleRevision(rev, set, a.checkTenants(set), seen)
 	}
-	next, err := a.examine(ctx, rev.Hash, good)
+	err = forgotten
+	var next *spec.Set
+	if err == nil || a.accepted(rev.Hash) {
+		next, err = a.examine(ctx, rev.Hash, good)
+	}
 	if err == nil {
 		if err = a.cfg.Source.Keep(ctx, rev.Hash); err != nil {
 			err = &refusal{"CacheFailed", "keep the revision in the cache: " + err.Error()}
@@ -225,7 +255,7 @@ func (a *Agent) settleRevision(rev Revision, set *spec.Set, err error, seen bool
 		a.mem.Refused = err.Error()
 	} else {
 		a.track(rev.Hash, set)
-		a.set, a.mem.Good = set, rev.Hash
+		a.set, a.mem.Good, a.mem.Witnessed = set, rev.Hash, ""
 		// An acceptance is for once: to go back to the revision later on is
 		// another rewrite.
 		a.mem.Accepted = slices.DeleteFunc(a.mem.Accepted, func(h string) bool { return h == rev.Hash })
@@ -254,15 +284,26 @@ func short(hash string) string {
 
 // examine decides whether a revision may come into force after good.
 func (a *Agent) examine(ctx context.Context, hash, good string) (*spec.Set, error) {
-	if good != "" && !a.accepted(hash) {
-		ok, err := a.cfg.Source.Descends(ctx, good, hash)
+	before := cmp.Or(good, a.lastKnown())
+	if before != "" {
+		ok, err := a.descends(ctx, before, hash)
 		if err != nil {
-			return nil, &refusal{"HistoryUnreadable", "its history cannot be read: " + err.Error()}
+			return nil, unreadable(err)
 		}
-		if !ok {
+		switch {
+		case ok:
+		case a.accepted(hash):
+			before = good
+		case good == "":
+			return nil, &refusal{"RolledBack", fmt.Sprintf(
+				"it does not descend from %s, which was in force before this agent's memory was lost: so says the report that this host signed (reconciler accept %s --reason … if that is meant)", short(before), short(hash))}
+		default:
 			return nil, &refusal{"NonFastForward", fmt.Sprintf(
 				"it does not descend from %s: the branch was rewritten or rolled back (reconciler accept %s --reason … if that is meant)", short(good), short(hash))}
 		}
+	}
+	if err := a.trusted(ctx, before, hash); err != nil {
+		return nil, err
 	}
 	set, err := a.cfg.Source.Load(ctx, hash)
 	if errors.Is(err, spec.ErrEmpty) {
@@ -273,6 +314,9 @@ func (a *Agent) examine(ctx context.Context, hash, good string) (*spec.Set, erro
 	}
 	if err := a.belongs(set); err != nil {
 		return nil, err
+	}
+	if err := a.lockCluster(set.ClusterID()); err != nil {
+		return nil, &refusal{"OtherAgent", err.Error()}
 	}
 	return set, a.checkTenants(set)
 }

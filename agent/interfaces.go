@@ -28,7 +28,12 @@ type Source interface {
 	// Keep makes sure that a revision stays readable without the network.
 	Keep(ctx context.Context, hash string) error
 	// Publish writes files to this host's ref, if they differ from what is there.
-	Publish(ctx context.Context, ref, message string, files map[string][]byte) error
+	Publish(ctx context.Context, ref, message string, files map[string][]byte, opts gitrepo.PushOptions) error
+	// Report reads back a file of what a host published, and what signs it: what
+	// the signature covers, and the signature, nil if there is none.
+	Report(ctx context.Context, ref, name string) (data, payload, signature []byte, err error)
+	// Signed returns what the signature of a commit covers, and the signature.
+	Signed(ctx context.Context, hash string) (payload, signature []byte, err error)
 	// Published reads back a file of what a host published.
 	Published(ctx context.Context, ref, name string) ([]byte, error)
 	// Records reads all files of a ref of ours; none if it is not there.

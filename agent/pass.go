@@ -77,6 +77,7 @@ func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) 
 			return plan, errors.Join(revErr, err)
 		}
 	}
+	a.proposeDrift(plan)
 	return plan, errors.Join(revErr, ctx.Err())
 }
 
@@ -104,6 +105,7 @@ func (a *Agent) withRestarts(want *reconcile.Desired) *reconcile.Desired {
 	for uid, r := range a.mem.Restarts {
 		d.Restart[reconcile.Key{Kind: spec.KindVirtualMachine, UID: uid}] = r
 	}
+	d.Revert = a.reverts(want)
 	return &d
 }
 
@@ -221,7 +223,7 @@ const inProgress = "in progress"
 func (a *Agent) absorb(plan *reconcile.Plan, have reconcile.State) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	changed, forgot := false, false
+	changed, forgot := false, a.reverted(plan)
 	var settled []*reconcile.Action
 	listed := make(map[reconcile.Key]bool, len(plan.Actions))
 	for i := range plan.Actions {
@@ -232,7 +234,7 @@ func (a *Agent) absorb(plan *reconcile.Plan, have reconcile.State) error {
 			delete(a.mem.Restarts, k.UID) // fulfilled by an agent that was killed before it wrote that down
 			forgot = true
 		}
-		if act.Op != reconcile.OpUnchanged || act.Want == nil {
+		if !act.Settled() || act.Want == nil {
 			continue
 		}
 		settled = append(settled, act)
@@ -370,6 +372,9 @@ func (a *Agent) hostStatus(plan *reconcile.Plan, revErr error, now time.Time) st
 		ready.Status, ready.Reason, ready.Message = status.False, stalled.Reason, stalled.Message
 	}
 	h.Conditions = []status.Condition{ready, reconciling, stalled}
+	if c, differs := a.keyCondition(); differs {
+		h.Conditions = append(h.Conditions, c)
+	}
 	status.Carry(h.Conditions, a.host.Conditions, now)
 	return h
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"os"
@@ -27,13 +28,15 @@ func (a *Agent) publish(ctx context.Context) {
 	a.mu.Lock()
 	now := a.cfg.Now()
 	host, objects := a.host, a.objects
-	recorded := status.Record(a.cfg.Host, a.mem.Cluster, a.mem.Good, a.have, a.base, now)
+	recorded := status.Record(a.cfg.Host, a.mem.Cluster, cmp.Or(a.mem.Good, a.mem.Witnessed), a.have, a.base, now)
 	last := a.published
+	// The report that is there may be all that tells what was in force.
+	unread := a.mem.Good == "" && !a.witnessed
 	a.mu.Unlock()
 
 	digest, err := status.Digest(host, objects, recorded)
 	nothing := host.Host == "" || err == nil && digest == last.digest && now.Sub(last.at) < a.cfg.Heartbeat
-	if nothing || ctx.Err() != nil {
+	if nothing || unread || ctx.Err() != nil {
 		return
 	}
 	files, ferr := status.Files(host, objects, recorded)
@@ -43,10 +46,15 @@ func (a *Agent) publish(ctx context.Context) {
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 		defer cancel()
-		err = a.cfg.Source.Publish(ctx, a.cfg.StatusRef+a.cfg.Host, "status of "+a.cfg.Host+" at "+short(host.LastAppliedRevision), files)
+		opts := a.pushOptions()
+		opts.Replaces = a.foreignTip
+		err = a.cfg.Source.Publish(ctx, a.cfg.StatusRef+a.cfg.Host, "status of "+a.cfg.Host+" at "+short(host.LastAppliedRevision), files, opts)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err == nil {
+		err = a.usedKey()
+	}
 	if err != nil {
 		if !last.failed {
 			a.log.Warn("the status could not be written to the repository; tried again with every pass", "error", err)

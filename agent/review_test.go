@@ -12,6 +12,7 @@ import (
 
 	"reconciler/api"
 	"reconciler/claim"
+	"reconciler/gitrepo"
 	"reconciler/reconcile"
 	"reconciler/review"
 	"reconciler/spec"
@@ -20,6 +21,8 @@ import (
 
 // paperRepo is a repository of revisions in memory.
 type paperRepo struct {
+	Source // what a review needs not
+
 	chain   []Revision // oldest first; the last is the newest
 	sets    map[string]*spec.Set
 	records map[string][]byte
@@ -70,7 +73,7 @@ func (r *paperRepo) Load(_ context.Context, hash string) (*spec.Set, error) { re
 
 func (r *paperRepo) Descends(context.Context, string, string) (bool, error) { return true, nil }
 func (r *paperRepo) Keep(context.Context, string) error                     { return nil }
-func (r *paperRepo) Publish(context.Context, string, string, map[string][]byte) error {
+func (r *paperRepo) Publish(context.Context, string, string, map[string][]byte, gitrepo.PushOptions) error {
 	return nil
 }
 func (r *paperRepo) Published(context.Context, string, string) ([]byte, error) {

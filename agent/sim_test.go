@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"reconciler/claim"
+	"reconciler/gitrepo"
 	"reconciler/policy"
 	"reconciler/reconcile"
 	"reconciler/spec"
@@ -272,8 +273,11 @@ func (r simSource) Descends(_ context.Context, ancestor, hash string) (bool, err
 	return ancestor <= hash, nil
 }
 func (r simSource) Keep(context.Context, string) error { return nil }
-func (r simSource) Publish(context.Context, string, string, map[string][]byte) error {
+func (r simSource) Publish(context.Context, string, string, map[string][]byte, gitrepo.PushOptions) error {
 	return nil
+}
+func (r simSource) Report(context.Context, string, string) (data, payload, signature []byte, err error) {
+	return nil, nil, nil, gitrepo.ErrRevisionMissing
 }
 func (r simSource) Watch() []string { return nil }
 

@@ -17,8 +17,9 @@ import (
 type memory struct {
 	Cluster       string                       `json:"cluster"` // id the host belongs to
 	IQNBase       string                       `json:"iqnBase"`
-	Good          string                       `json:"good"`          // revision in force
-	LastAttempted string                       `json:"lastAttempted"` // newest seen, refused or not
+	Good          string                       `json:"good"`                // revision in force
+	Witnessed     string                       `json:"witnessed,omitempty"` // in force before the memory was lost, by the host's own report; until Good is known
+	LastAttempted string                       `json:"lastAttempted"`       // newest seen, refused or not
 	LastApplied   string                       `json:"lastApplied"`
 	Tracked       string                       `json:"tracked,omitempty"` // the last revision that changed what this host is to be
 	Refused       string                       `json:"refused,omitempty"` // why LastAttempted is not in force
@@ -27,6 +28,7 @@ type memory struct {
 	Allowances    []policy.Allowance           `json:"allowances,omitempty"`
 	Ledger        policy.Ledger                `json:"ledger,omitempty"`
 	Restarts      map[string]reconcile.Restart `json:"restarts,omitempty"` // by machine UID
+	Reverts       map[string]reversion         `json:"reverts,omitempty"`  // drift that is to be corrected, by UID
 	LastContact   time.Time                    `json:"lastContact,omitzero"`
 }
 

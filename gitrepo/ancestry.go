@@ -3,26 +3,29 @@ package gitrepo
 import (
 	"container/heap"
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/go-git/go-git/v5/plumbing"
+
+	"reconciler/gitrepo/internal/odb"
 )
 
-// IsAncestor reports whether new contains old; a commit contains itself. Both
-// must be in the cache.
+// IsAncestor reports whether new contains old; a commit contains itself. What is
+// not in the cache is ErrRevisionMissing.
 func (r *Repo) IsAncestor(ctx context.Context, old, new string) (bool, error) {
 	if !plumbing.IsHash(old) || !plumbing.IsHash(new) {
 		return false, fmt.Errorf("%w: not a full hash", ErrRevisionMissing)
 	}
 	cur := r.db.NewCursor()
-	base, err := readCommit(cur, plumbing.NewHash(old))
+	base, err := r.known(cur, old)
 	if err != nil {
-		return false, r.readError(err)
+		return false, err
 	}
 	target := plumbing.NewHash(old)
-	start, err := readCommit(cur, plumbing.NewHash(new))
+	start, err := r.known(cur, new)
 	if err != nil {
-		return false, r.readError(err)
+		return false, err
 	}
 	// Newest first, so that the common case, a base a few commits back, ends
 	// early. Dates are claims, so older ones are visited too, only last.
@@ -52,6 +55,15 @@ func (r *Repo) IsAncestor(ctx context.Context, old, new string) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// known reads a commit that is to be in the cache.
+func (r *Repo) known(cur *odb.Cursor, rev string) (Commit, error) {
+	c, err := readCommit(cur, plumbing.NewHash(rev))
+	if errors.Is(err, odb.ErrNotFound) {
+		return c, fmt.Errorf("%.12s: %w in the cache", rev, ErrRevisionMissing)
+	}
+	return c, r.readError(err)
 }
 
 type byDate []Commit

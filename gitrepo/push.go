@@ -33,6 +33,10 @@ type PushOptions struct {
 	// From, if given, is the only commit that the ref is moved from, empty if the
 	// ref must not be there; else PushFiles fails with ErrRefChanged.
 	From *string
+	// Replaces, if given, is told of a tip that is about to be replaced and that
+	// was not pushed through this cache: the commit, what its signature covers,
+	// and the signature, nil if there is none. PushFiles calls it.
+	Replaces func(tip Commit, payload, signature []byte)
 	// OwnOnly refuses, with ErrForeignTip, to move a ref whose tip was not
 	// committed by Email.
 	OwnOnly bool
@@ -169,7 +173,27 @@ func (r *Repo) inspect(ctx context.Context, ref string, tip hash, opts PushOptio
 		return pushedTip{}, err
 	}
 	t, err := describeTip(staged.View().NewCursor(), tip, opts)
+	if err == nil && opts.Replaces != nil {
+		err = r.tellReplaced(staged.View().NewCursor(), tip, opts)
+	}
 	return t, errors.Join(err, staged.Discard())
+}
+
+func (r *Repo) tellReplaced(cur *odb.Cursor, tip hash, opts PushOptions) error {
+	o, err := cur.Get(tip, maxCommit)
+	if err != nil {
+		return err
+	}
+	c, err := parseCommit(tip, o.Data)
+	if err != nil {
+		return err
+	}
+	payload, signature, err := splitSignature(o.Data)
+	if err != nil {
+		payload, signature = nil, nil // two signatures are as good as none
+	}
+	opts.Replaces(c, payload, signature)
+	return nil
 }
 
 func describeTip(cur *odb.Cursor, tip hash, opts PushOptions) (pushedTip, error) {

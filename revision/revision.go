@@ -60,9 +60,28 @@ func (s *Source) Descends(ctx context.Context, ancestor, hash string) (bool, err
 func (s *Source) Keep(_ context.Context, hash string) error { return s.repo.Pin(hash) }
 
 // Publish writes files to a ref of ours, if they differ from what is there.
-func (s *Source) Publish(ctx context.Context, ref, message string, files map[string][]byte) error {
-	_, _, err := s.repo.PushFiles(ctx, ref, files, message, gitrepo.PushOptions{})
+func (s *Source) Publish(ctx context.Context, ref, message string, files map[string][]byte, opts gitrepo.PushOptions) error {
+	_, _, err := s.repo.PushFiles(ctx, ref, files, message, opts)
 	return err
+}
+
+// Report reads back a file of what a host published, what the signature of its
+// commit covers, and the signature, nil if there is none.
+func (s *Source) Report(ctx context.Context, ref, name string) (data, payload, signature []byte, err error) {
+	c, err := s.repo.Commit(ctx, ref)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if payload, signature, err = s.repo.Signed(ctx, c.Hash); err != nil {
+		return nil, nil, nil, err
+	}
+	data, err = s.repo.ReadRef(ctx, c.Hash, name)
+	return data, payload, signature, err
+}
+
+// Signed returns what the signature of a commit covers, and the signature.
+func (s *Source) Signed(ctx context.Context, hash string) (payload, signature []byte, err error) {
+	return s.repo.Signed(ctx, hash)
 }
 
 // Published reads back a file of what a host published.

@@ -8,8 +8,8 @@ func (a *app) commands() []*cobra.Command {
 		a.runCmd(), a.applyCmd(), a.planCmd(), a.validateCmd(),
 		a.getCmd(), a.describeCmd(), a.statusCmd(), a.eventsCmd(),
 		a.reconcileCmd(), a.suspendCmd(), a.resumeCmd(), a.allowCmd(), a.acceptCmd(),
-		a.restartCmd(), a.stopCmd(), a.undeleteCmd(), a.accessCmd(), a.consoleCmd(),
-		a.ciCmd(), a.checkCmd(), a.schemaCmd(), a.versionCmd(), a.completionCmd(),
+		a.restartCmd(), a.stopCmd(), a.undeleteCmd(), a.revertCmd(), a.importCmd(), a.accessCmd(), a.consoleCmd(),
+		a.ciCmd(), a.keyCmd(), a.checkCmd(), a.schemaCmd(), a.versionCmd(), a.completionCmd(),
 		a.targetCmd(),
 	}
 }

@@ -86,13 +86,26 @@ func build(ctx context.Context, c config.Config, log *slog.Logger) (a *agent.Age
 		return nil, nil, err
 	}
 
+	approvals, err := reviewOf(c)
+	if err != nil {
+		return nil, nil, err
+	}
+
+	key, err := configuredKey(c)
+	if err != nil {
+		return nil, nil, err
+	}
+
+	pulls, _ := host.(agent.Pulls) // nil without a forge
 	a, err = agent.New(agent.Config{
 		Host: c.Host, Repo: gitrepo.Redact(c.Repo), Branch: c.Branch, StateDir: c.StateDir, RunDir: c.RunDir,
 		Source: source, Hypervisor: hypervisor{machines}, Storage: disks, Secrets: secret.New(c.Secrets.AgeKeyFile), Changed: changed(ctx, machines),
 		Interval: c.Interval, Heartbeat: c.Heartbeat, StatusRef: c.StatusRefPrefix, Parallel: c.Limits.Parallel,
 		Limits:  policy.Limits{Count: c.Limits.Budget.Count, Percent: c.Limits.Budget.Percent},
-		Windows: maintenance, Tenants: c.PolicyTenants(),
+		Windows: maintenance, Tenants: c.PolicyTenants(), Review: approvals,
+		Signing: signing(c), HostKey: key,
 		Forge: host, Listen: webhooks(c, log),
+		Drift:   driftOf(c, repo, pulls, machines, disks),
 		Version: buildVersion(), Log: log,
 	})
 	return a, closeAll, err
