@@ -79,6 +79,9 @@ func (r *paperRepo) Publish(context.Context, string, string, map[string][]byte, 
 func (r *paperRepo) Published(context.Context, string, string) ([]byte, error) {
 	return nil, errors.New("nothing is published")
 }
+func (r *paperRepo) Report(context.Context, string, string) (data, payload, signature []byte, err error) {
+	return nil, nil, nil, gitrepo.ErrRevisionMissing
+}
 func (r *paperRepo) Watch() []string { return nil }
 
 func (r *paperRepo) Records(context.Context, string) (map[string][]byte, error) {
