@@ -15,8 +15,9 @@ import (
 // Source is a followed repository as the agent needs it. It is safe for
 // concurrent use.
 type Source struct {
-	repo  *gitrepo.Repo
-	cache *gitrepo.BlobCache
+	repo    *gitrepo.Repo
+	reports *gitrepo.Repo // where hosts report; the same unless told otherwise
+	cache   *gitrepo.BlobCache
 
 	mu   sync.Mutex
 	tree *gitrepo.Tree // of the set
@@ -29,8 +30,11 @@ func New(repo *gitrepo.Repo, parsed string) (*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the cache of parsed files: %w", err)
 	}
-	return &Source{repo: repo, cache: cache}, nil
+	return &Source{repo: repo, reports: repo, cache: cache}, nil
 }
+
+// ReportTo makes another repository the one that hosts report to.
+func (s *Source) ReportTo(reports *gitrepo.Repo) { s.reports = reports }
 
 // Close writes the cache and releases it.
 func (s *Source) Close() error { return s.cache.Close() }
@@ -61,21 +65,21 @@ func (s *Source) Keep(_ context.Context, hash string) error { return s.repo.Pin(
 
 // Publish writes files to a ref of ours, if they differ from what is there.
 func (s *Source) Publish(ctx context.Context, ref, message string, files map[string][]byte, opts gitrepo.PushOptions) error {
-	_, _, err := s.repo.PushFiles(ctx, ref, files, message, opts)
+	_, _, err := s.reports.PushFiles(ctx, ref, files, message, opts)
 	return err
 }
 
 // Report reads back a file of what a host published, what the signature of its
 // commit covers, and the signature, nil if there is none.
 func (s *Source) Report(ctx context.Context, ref, name string) (data, payload, signature []byte, err error) {
-	c, err := s.repo.Commit(ctx, ref)
+	c, err := s.reports.Commit(ctx, ref)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if payload, signature, err = s.repo.Signed(ctx, c.Hash); err != nil {
+	if payload, signature, err = s.reports.Signed(ctx, c.Hash); err != nil {
 		return nil, nil, nil, err
 	}
-	data, err = s.repo.ReadRef(ctx, c.Hash, name)
+	data, err = s.reports.ReadRef(ctx, c.Hash, name)
 	return data, payload, signature, err
 }
 
@@ -86,7 +90,7 @@ func (s *Source) Signed(ctx context.Context, hash string) (payload, signature []
 
 // Published reads back a file of what a host published.
 func (s *Source) Published(ctx context.Context, ref, name string) ([]byte, error) {
-	return s.repo.ReadRef(ctx, ref, name)
+	return s.reports.ReadRef(ctx, ref, name)
 }
 
 // maxRecordFiles bounds the files of a ref of records, signatures included.

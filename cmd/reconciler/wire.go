@@ -21,7 +21,6 @@ import (
 	"reconciler/gitrepo"
 	"reconciler/policy"
 	"reconciler/reconcile"
-	"reconciler/revision"
 	"reconciler/secret"
 	"reconciler/spec"
 )
@@ -45,20 +44,11 @@ func build(ctx context.Context, c config.Config, log *slog.Logger) (a *agent.Age
 			err = errors.Join(err, closeAll())
 		}
 	}()
-	repo, err := gitrepo.Open(gitrepo.Config{
-		URL: c.Repo, Branch: c.Branch, Path: c.Path, CacheDir: filepath.Join(c.StateDir, "git"),
-		TokenFile: c.Credentials.TokenFile, SSHKeyFile: c.Credentials.SSHKeyFile,
-		KnownHostsFile: c.Credentials.KnownHostsFile, CAFile: c.Credentials.CAFile,
-	})
+	repo, source, closeRepos, err := openRepos(c)
 	if err != nil {
 		return nil, nil, err
 	}
-	closers = append(closers, repo.Close)
-	source, err := revision.New(repo, filepath.Join(c.StateDir, "git", "parsed"))
-	if err != nil {
-		return nil, nil, err
-	}
-	closers = append(closers, source.Close)
+	closers = append(closers, closeRepos)
 
 	disks, err := newStorage(c, log)
 	if err != nil {
