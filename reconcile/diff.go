@@ -380,11 +380,17 @@ func (d *differ) changeCause(w *Object, b *Applied, path string) Cause {
 	if b.Attempted != "" && b.Attempted == w.Generation() {
 		return CauseRetry
 	}
-	wf, bf := w.at(path), b.at(path)
-	if (wf == nil) != (bf == nil) || wf != nil && !wf.same(*bf) {
+	if !sameField(w.at(path), b.at(path)) {
 		return CauseRevision
 	}
 	return CauseDrift
+}
+
+func sameField(f, g *Field) bool {
+	if f == nil || g == nil {
+		return f == g
+	}
+	return f.same(*g)
 }
 
 func (o *Object) at(path string) *Field {
@@ -422,7 +428,7 @@ func (d *differ) identify(p *Plan) {
 			continue
 		}
 		if pure == nil {
-			pure = &differ{want: d.want, base: d.base, have: StateFromBase(d.base), now: d.now}
+			pure = &differ{want: d.want, base: d.base, have: Calm(d.want, d.base), now: d.now}
 			pure.index()
 		}
 		if asked, ok := pure.object(a.Key()); ok && asked.Op != OpUnchanged {

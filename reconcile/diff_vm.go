@@ -27,7 +27,7 @@ func (d *differ) vm(a *Action, b *Applied) {
 	case !wantRunning && power == PowerStopped:
 		a.soften()
 	case !wantRunning && power != PowerEnded && power != PowerStarting && d.leavePower(a, b, string(power), spec.PowerStopped):
-		d.running(a, again)
+		d.running(a, b, again)
 	case !wantRunning:
 		a.soften()
 		a.Op = OpStop
@@ -45,7 +45,7 @@ func (d *differ) vm(a *Action, b *Applied) {
 	case power == PowerPaused || power == PowerIOError:
 		d.resume(a, b)
 	default:
-		d.running(a, again)
+		d.running(a, b, again)
 	}
 	a.conclude()
 }
@@ -196,13 +196,43 @@ func (a *Action) deferRestart(why string) {
 	}
 }
 
+// commitFirst makes the restart that corrects drift wait for the commit's own
+// work, where that takes none: under the commit's id nothing happens that was
+// not asked for, and the restart comes next, as what it is.
+func (d *differ) commitFirst(a *Action, b *Applied) bool {
+	if b == nil || !b.Done {
+		return false
+	}
+	work := false
+	for i := range a.Changes {
+		c := &a.Changes[i]
+		asked := !sameField(a.Want.at(c.Field), b.at(c.Field))
+		if asked && c.Impact == ImpactRestart {
+			return false
+		}
+		work = work || asked && c.Waits == ""
+	}
+	if !work {
+		return false
+	}
+	for i := range a.Changes {
+		if c := &a.Changes[i]; c.Impact == ImpactRestart && c.Waits == "" {
+			c.Waits = "restarts when what the commit asks for is done"
+		}
+	}
+	return true
+}
+
 // running is for a machine that is to run and does.
-func (d *differ) running(a *Action, again string) {
+func (d *differ) running(a *Action, b *Applied, again string) {
 	restarts := false
 	for _, c := range a.Changes {
 		restarts = restarts || c.Impact == ImpactRestart && !c.never && !c.Drift
 	}
 	if restarts && again == "" && a.Want.Get("spec.updatePolicy.restart") == spec.UpdateAutomatic && !a.restartUndoesDrift() {
+		if d.commitFirst(a, b) {
+			return
+		}
 		again = "updatePolicy asks for it"
 	}
 	if again != "" {

@@ -28,6 +28,18 @@ func StateFromBase(base Base) State {
 	return s
 }
 
+// Calm is the world in which a commit is seen for what it asks: as if base were
+// fully applied, and what is to go were there, also if it was never finished.
+func Calm(want *Desired, base Base) State {
+	s := StateFromBase(base)
+	for k, b := range base {
+		if !b.Done && want.Objects[k] == nil {
+			s.Objects[k] = LiveFromApplied(b)
+		}
+	}
+	return s
+}
+
 // derive fills what a kind has beyond its fields.
 func (h *Live) derive() {
 	switch h.Kind {
