@@ -59,6 +59,9 @@ type Row struct {
 	Origin Origin `json:"origin"`
 	// Note is what the host's policy is expected to say.
 	Note string `json:"note,omitempty"`
+	// Most is what a cancelled action takes to be undone, if it is carried out
+	// before the pull request is merged.
+	Most reconcile.Impact `json:"most,omitzero"`
 }
 
 // Host is what is to be approved for one host.
@@ -274,6 +277,9 @@ func (r *Report) sum() {
 		case Pending:
 			r.Pending[a.Op]++
 		}
+	}
+	for i := range r.Cancelled {
+		r.Impact = max(r.Impact, r.Cancelled[i].Most)
 	}
 }
 
