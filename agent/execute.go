@@ -220,7 +220,7 @@ func (a *Agent) fail(k reconcile.Key, t *task) {
 	f.next = a.cfg.Now().Add(wait)
 	if message := t.err.Error(); message != f.message {
 		f.message = message
-		a.events.warn(objectName(t.action), "Failed", fmt.Sprintf("%s: %s", t.action.Op, message))
+		a.events.failed(t.action, t.revision, fmt.Sprintf("%s: %s", t.action.Op, message))
 	}
 }
 
@@ -232,7 +232,7 @@ func (a *Agent) carryOut(ctx context.Context, want *reconcile.Desired, act *reco
 	defer cancel()
 	name, began := objectName(act), a.cfg.Now()
 	say := func(format string, args ...any) { progress(name + ": " + fmt.Sprintf(format, args...)) }
-	a.log.Debug("action", "object", name, "op", act.Op)
+	a.log.Debug("action", "object", name, "op", act.Op, "id", act.ID)
 	var err error
 	switch act.Kind {
 	case spec.KindVirtualMachine:
@@ -245,12 +245,12 @@ func (a *Agent) carryOut(ctx context.Context, want *reconcile.Desired, act *reco
 	took := a.cfg.Now().Sub(began).Round(time.Millisecond)
 	if err != nil {
 		say("%s failed after %s: %v", act.Op, took, err)
-		a.log.Warn("action failed", "object", name, "op", act.Op, "cause", act.Cause, "took", took, "error", err)
+		a.log.Warn("action failed", "object", name, "op", act.Op, "id", act.ID, "cause", act.Cause, "took", took, "error", err)
 		return err
 	}
 	say("%s done in %s", act.Op, took)
-	a.log.Info("action done", "object", name, "op", act.Op, "cause", act.Cause, "impact", act.Impact.String(), "took", took)
-	a.events.normal(name, eventReasons[act.Op], summary(act))
+	a.log.Info("action done", "object", name, "op", act.Op, "id", act.ID, "cause", act.Cause, "impact", act.Impact.String(), "took", took)
+	a.events.did(act, want.Revision, eventReasons[act.Op], summary(act))
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"reconciler/api"
 	"reconciler/internal/durable"
+	"reconciler/reconcile"
 )
 
 // journal keeps the events: the newest in memory, and on disk for audit.
@@ -67,20 +68,38 @@ func (j *journal) trim() {
 }
 
 func (j *journal) normal(object, reason, message string) {
-	j.add("Normal", object, reason, message, "")
+	j.add(api.Event{Type: "Normal", Object: object, Reason: reason, Message: message})
 }
-func (j *journal) warn(object, reason, message string) { j.add("Warning", object, reason, message, "") }
+
+func (j *journal) warn(object, reason, message string) {
+	j.add(api.Event{Type: "Warning", Object: object, Reason: reason, Message: message})
+}
+
 func (j *journal) audit(object, reason, message, by string) {
-	j.add("Audit", object, reason, message, by)
+	j.add(api.Event{Type: "Audit", Object: object, Reason: reason, Message: message, By: by})
+}
+
+// did is normal for an action that was carried out.
+func (j *journal) did(act *reconcile.Action, revision, reason, message string) {
+	j.add(api.Event{Type: "Normal", Object: objectName(act), Reason: reason, Message: message, Action: eventAction(act, revision)})
+}
+
+// failed is warn for an action.
+func (j *journal) failed(act *reconcile.Action, revision, message string) {
+	j.add(api.Event{Type: "Warning", Object: objectName(act), Reason: "Failed", Message: message, Action: eventAction(act, revision)})
+}
+
+func eventAction(act *reconcile.Action, revision string) *api.EventAction {
+	return &api.EventAction{ID: act.ID, Op: act.Op, Cause: act.Cause, Impact: act.Impact, Revision: revision}
 }
 
 // add writes an event. A full disk must not stop the agent: the event is then
 // in memory only.
-func (j *journal) add(kind, object, reason, message, by string) {
+func (j *journal) add(e api.Event) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.seq++
-	e := api.Event{Seq: j.seq, Time: j.now().UTC(), Object: object, Type: kind, Reason: reason, Message: message, By: by}
+	e.Seq, e.Time = j.seq, j.now().UTC()
 	j.events = append(j.events, e)
 	if len(j.events) > 2*journalKeep {
 		j.trim()

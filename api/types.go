@@ -193,4 +193,15 @@ type Event struct {
 	Reason  string    `json:"reason" yaml:"reason"`
 	Message string    `json:"message" yaml:"message"`
 	By      string    `json:"by,omitempty" yaml:"by,omitempty"`
+	// Action is what was carried out, or failed, where the event is about that.
+	Action *EventAction `json:"action,omitempty" yaml:"action,omitempty"`
+}
+
+// EventAction ties an event to the plan it is of, and to what reviewers approved.
+type EventAction struct {
+	ID       string           `json:"id" yaml:"id"` // empty of what no commit asked for
+	Op       reconcile.Op     `json:"op" yaml:"op"`
+	Cause    reconcile.Cause  `json:"cause" yaml:"cause"`
+	Impact   reconcile.Impact `json:"impact" yaml:"impact"`
+	Revision string           `json:"revision" yaml:"revision"` // in force at the time
 }
