@@ -202,7 +202,7 @@ func (r *Report) sumUp(p *page, left []*Row, keep int, rest string) {
 func tableRow(g group) string {
 	why := g.Reason
 	if g.Note != "" {
-		why = strings.TrimPrefix(why+"; ", "; ") + "on the host " + g.Note
+		why = strings.TrimPrefix(why+"; ", "; ") + g.Note
 	}
 	op, state := string(g.Op), string(g.State)
 	if g.Origin == Mixed {

@@ -215,7 +215,7 @@ func TestNotes(t *testing.T) {
 	}
 	r := Compare(in)
 	for _, a := range r.Actions {
-		if a.Op == reconcile.OpDelete && (a.State != reconcile.Ready || a.Note != "held: the budget") {
+		if a.Op == reconcile.OpDelete && (a.State != reconcile.Ready || a.Note != "on the host held: the budget") {
 			t.Errorf("state %s, note %q", a.State, a.Note)
 		}
 	}
