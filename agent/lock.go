@@ -16,7 +16,7 @@ import (
 var ErrRunning = errors.New("another agent is running")
 
 // lock makes sure that there is one agent per (cluster, host): a lock in both
-// directories, and an abstract socket against a second pair of directories.
+// directories, and abstract sockets against a second pair of directories.
 // The kernel gives all of them back when the process ends, however it ends.
 func (a *Agent) lock() (release func(), err error) {
 	var held []func()
@@ -47,12 +47,47 @@ func (a *Agent) lock() (release func(), err error) {
 	}
 	// Two agents of one host and repository with different directories would
 	// each take the other's machines for unmanaged.
-	sum := sha256.Sum256([]byte(a.cfg.Host + "\x00" + a.cfg.Repo + "\x00" + a.cfg.Branch))
-	name := "@reconciler/" + hex.EncodeToString(sum[:16])
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+	l, err := exclude(a.cfg.Host, a.cfg.Repo, a.cfg.Branch)
 	if err != nil {
-		return nil, fmt.Errorf("%w for host %s with other directories (%s)", ErrRunning, a.cfg.Host, name)
+		return nil, fmt.Errorf("%w for host %s with other directories (%w)", ErrRunning, a.cfg.Host, err)
 	}
 	held = append(held, func() { _ = l.Close() })
-	return free, nil
+	a.excludes = true
+	held = append(held, a.freeCluster)
+	return free, a.lockCluster(a.mem.Cluster)
+}
+
+// exclude holds a name that the kernel gives to one process of the machine.
+func exclude(parts ...string) (*net.UnixListener, error) {
+	h := sha256.New()
+	for _, p := range parts {
+		h.Write([]byte(p + "\x00"))
+	}
+	name := "@reconciler/" + hex.EncodeToString(h.Sum(nil)[:16])
+	return net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+}
+
+// lockCluster is the same for one host of one cluster, wherever its repository
+// is said to be; the cluster is known once a revision was read.
+func (a *Agent) lockCluster(id string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.excludes || id == "" || a.cluster != nil {
+		return nil
+	}
+	l, err := exclude("cluster", id, a.cfg.Host)
+	if err != nil {
+		return fmt.Errorf("%w for host %s of cluster %s, from another repository or with other directories (%w)", ErrRunning, a.cfg.Host, id, err)
+	}
+	a.cluster = l
+	return nil
+}
+
+func (a *Agent) freeCluster() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.cluster != nil {
+		_ = a.cluster.Close()
+	}
+	a.cluster, a.excludes = nil, false
 }

@@ -82,7 +82,10 @@ func (a *Agent) target(ctx context.Context, name string) (Revision, *spec.Set, e
 	if err != nil {
 		return rev, nil, err
 	}
-	return rev, set, a.belongs(set)
+	if err := a.belongs(set); err != nil {
+		return rev, nil, err
+	}
+	return rev, set, a.checkTenants(set)
 }
 
 // planBase is what was last applied, or a revision as if it had been.

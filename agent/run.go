@@ -47,6 +47,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	defer func() { end(); err = errors.Join(err, <-served) }()
 	a.life = ctx
 	defer a.startForge(ctx)(false)
+	defer a.startDrift(ctx)(false)
 	if a.cfg.Listen != nil {
 		a.tasks.Go(func() { a.listen(ctx) })
 	}
@@ -68,17 +69,46 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	return nil
 }
 
+// logPass says what is wrong with a pass when it begins to be, and when it no
+// longer is: a forge that is down for a night fails thousands of passes.
 func (a *Agent) logPass(_ *reconcile.Plan, err error) {
-	if err == nil || errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) {
 		return
 	}
-	a.log.Warn("pass", "error", err)
+	a.mu.Lock()
+	before := a.passFailed
+	a.passFailed = trouble(err)
+	now := a.passFailed
+	a.mu.Unlock()
+	switch {
+	case now == before:
+		if err != nil {
+			a.log.Debug("pass", "error", err)
+		}
+	case err != nil:
+		a.log.Warn("pass; said again when it changes", "error", err)
+	default:
+		a.log.Info("pass: all is well again", "was", before)
+	}
+}
+
+// trouble tells one kind of failure from another. The text of a failed fetch
+// differs from time to time: a port, a duration.
+func trouble(err error) string {
+	var r *refusal
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &r) && r.reason == fetchFailed:
+		return r.reason
+	}
+	return err.Error()
 }
 
 // wait returns what comes first: the interval, a push, an event of a machine,
 // a verb, or the next retry.
 func (a *Agent) wait(ctx context.Context, pushed <-chan struct{}) trigger {
-	interval := a.cfg.Interval + time.Duration(rand.Int64N(int64(a.cfg.Interval)/10+1))
+	interval := jittered(a.cfg.Interval)
 	tick := time.NewTimer(interval)
 	defer tick.Stop()
 	retry := time.NewTimer(a.nextRetry(interval))
@@ -98,6 +128,10 @@ func (a *Agent) wait(ctx context.Context, pushed <-chan struct{}) trigger {
 		return trigger{fetch: true, why: "interval"}
 	}
 }
+
+// jittered adds up to a tenth, so that hosts that were started together do not
+// ask the forge together for ever.
+func jittered(d time.Duration) time.Duration { return d + time.Duration(rand.Int64N(int64(d)/10+1)) }
 
 // nextRetry is the time until something that waits for a moment may go on.
 func (a *Agent) nextRetry(most time.Duration) time.Duration {
@@ -200,8 +234,8 @@ func (a *Agent) ApplyOnce(ctx context.Context, progress func(string)) (*reconcil
 		return nil, err
 	}
 	defer release()
-	stopForge := a.startForge(ctx)
-	defer func() { a.tasks.Wait(); stopForge(true) }()
+	stopForge, stopDrift := a.startForge(ctx), a.startDrift(ctx)
+	defer func() { a.tasks.Wait(); stopDrift(true); stopForge(true) }()
 	a.life = ctx
 	return a.untilDone(ctx, progress)
 }

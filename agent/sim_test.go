@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -51,7 +52,8 @@ func newSim(t *testing.T, change func(*Config)) *sim {
 		s.state.Complete[k] = k == spec.KindVirtualMachine || k == spec.KindDisk || k == spec.KindStoragePool
 	}
 	s.cfg = Config{
-		Host: "host1", StateDir: s.dir, RunDir: s.dir, Source: simSource{s: s}, Hypervisor: simHypervisor{s: s}, Storage: simStorage{s: s},
+		// Agents of one repository, or of one cluster, keep each other out.
+		Host: "host1", Repo: s.dir, StateDir: s.dir, RunDir: s.dir, Source: simSource{s: s}, Hypervisor: simHypervisor{s: s}, Storage: simStorage{s: s},
 		Limits: policy.Limits{Count: 100}, Now: s.clock,
 		Log: slog.New(slog.NewTextHandler(&lockedWriter{w: s.log}, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
@@ -93,6 +95,11 @@ func (s *sim) sleep(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.now = s.now.Add(d)
+}
+
+// cluster is a name that no other test has, in whatever process it runs.
+func (s *sim) cluster() string {
+	return fmt.Sprintf("demo-%x", sha256.Sum256([]byte(s.dir)))[:20]
 }
 
 // commit is a revision of these files and what no test is about.
@@ -264,6 +271,7 @@ func (r simSource) Load(_ context.Context, hash string) (*spec.Set, error) {
 	defer r.s.mu.Unlock()
 	fsys := fstest.MapFS{}
 	for name, text := range r.s.commits[n-1] {
+		text = strings.Replace(text, "kind: Cluster\nmetadata: {name: demo}", "kind: Cluster\nmetadata: {name: "+r.s.cluster()+"}", 1)
 		fsys[path.Clean(name)] = &fstest.MapFile{Data: []byte(text)}
 	}
 	return spec.Load(fsys)
