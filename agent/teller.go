@@ -49,6 +49,7 @@ type teller struct {
 	log     *slog.Logger
 	events  *journal
 	kick    chan struct{}
+	first   time.Duration // firstTell but in tests
 
 	mu   sync.Mutex // guards what follows
 	want map[string]wanted
@@ -67,7 +68,7 @@ type wanted struct {
 
 func newTeller(f Forge, host string, s store, log *slog.Logger, events *journal) (*teller, error) {
 	t := &teller{
-		forge: f, context: statusContext + host, store: s, log: log, events: events, kick: make(chan struct{}, 1),
+		forge: f, context: statusContext + host, store: s, log: log, events: events, kick: make(chan struct{}, 1), first: firstTell,
 		want: map[string]wanted{}, said: map[string]verdict{}, at: map[string]time.Time{},
 	}
 	return t, s.load(saidFile, &t.said)
@@ -219,7 +220,7 @@ func (t *teller) say(ctx context.Context, commit string, v verdict) (ok bool) {
 // fail says the first of a row of failures and decides when to try again.
 // t.mu is held.
 func (t *teller) fail(now time.Time, err error) {
-	wait := min(firstTell<<min(t.failed, 16), lastTell)
+	wait := min(t.first<<min(t.failed, 16), lastTell)
 	wait += time.Duration(rand.Int64N(int64(wait)/4 + 1))
 	var asked *forge.Error
 	if errors.As(err, &asked) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -104,7 +105,7 @@ func (f *Forge) explain(op string, last *answer, err error) *Error {
 	case errors.As(err, &certificate):
 		e.Message += " (are its certificates in the CA file?)"
 	case errors.Is(err, errElsewhere), errors.Is(err, context.Canceled):
-	case last.code == 0:
+	case last.code == 0, errors.Is(err, io.ErrUnexpectedEOF):
 		e.temporary = true
 	default:
 		e.Message = "the answer is not one of its API: " + e.Message
