@@ -472,6 +472,7 @@ func leaves(t reflect.Type, path string) []string {
 		f := t.Field(i)
 		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		switch at := path + "." + name; {
+		case name == "-": // not part of the language
 		case f.Tag.Get("world") != "":
 			list = append(list, at)
 		case f.Type.Kind() == reflect.Slice:
@@ -488,6 +489,7 @@ var kinds = map[spec.Kind]reflect.Type{
 	spec.KindHost:           reflect.TypeFor[spec.Host](),
 	spec.KindStoragePool:    reflect.TypeFor[spec.StoragePool](),
 	spec.KindImage:          reflect.TypeFor[spec.Image](),
+	spec.KindSecret:         reflect.TypeFor[spec.Secret](),
 	spec.KindNetwork:        reflect.TypeFor[spec.Network](),
 	spec.KindDisk:           reflect.TypeFor[spec.Disk](),
 	spec.KindVirtualMachine: reflect.TypeFor[spec.VirtualMachine](),

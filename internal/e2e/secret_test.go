@@ -164,7 +164,7 @@ func TestSecretEdits(t *testing.T) {
 		{"name", "drift: Correct\n    movedFrom: [web]", "token", "db", []string{`Secret/db metadata.movedFrom: → web none`, `Secret/db metadata.name: web → db none`, `Secret/db ` + digest, `Secret/db update none ready`}},
 		{"incarnation", "drift: Correct\n    movedFrom: [web]\n    incarnation: 1", "token", "db", []string{
 			`Secret/db create none ready`, `Secret/db delete none ready`,
-			`VirtualMachine/web spec.cloudInit.userData.secret: db \([0-9a-f]{8}\) → db \([0-9a-f]{8}\) restart`, `VirtualMachine/web update restart waiting`}},
+			`VirtualMachine/web spec.cloudInit.userData.secret: web → db restart`, `VirtualMachine/web update restart waiting`}},
 	} {
 		text := strings.Replace(sealed(t, "machine"), "    name: web\n", "    name: "+c.secret+"\n    "+c.metadata+"\n", 1)
 		if c.data != "" {
@@ -201,8 +201,10 @@ func (w *world) propose(message string) string {
 // start, says why, and nothing else: what runs goes on, others are changed.
 func TestSecretThatCannotBeRead(t *testing.T) {
 	w := newSecretWorld(t)
+	// Nobody waits for a guest that has not booted yet and hears no button.
+	impatient := strings.NewReplacer("timeout: 30s", "timeout: 1s")
 	other := func(memory string) string { return strings.Replace(vm("other", "", ""), "128Mi", memory, 1) }
-	tree := func(memory string) { w.write("vm.yaml", vm("web", "", secretSeed)+"---\n"+other(memory)) }
+	tree := func(memory string) { w.write("vm.yaml", impatient.Replace(vm("web", "", secretSeed)+"---\n"+other(memory))) }
 	tree("128Mi")
 	w.commit("two machines")
 	w.start()
@@ -230,11 +232,14 @@ func TestSecretThatCannotBeRead(t *testing.T) {
 			w.cli("reconcile", "--wait")
 			w.cli("restart", "vm/web")
 			w.cli("restart", "vm/other")
-			w.try("reconcile", "--wait")
 			w.await(passTime, "the other machine to have "+memory, func() bool {
 				return strings.Contains(w.cli("describe", "vm/other"), memory) && !strings.Contains(w.cli("plan"), "VirtualMachine/other")
 			})
-			out := w.cli("describe", "vm/web")
+			var out string
+			w.await(passTime, "the machine to say what is wrong", func() bool {
+				out = w.cli("describe", "vm/web")
+				return strings.Contains(out, c.why)
+			})
 			for _, want := range []string{"Secret/web (secret.yaml)", c.why} {
 				if !strings.Contains(out, want) {
 					t.Errorf("what is said of the machine is without %q:\n%s", want, out)
@@ -289,11 +294,15 @@ func TestSecretIsSeenNowhere(t *testing.T) {
 
 	w.ageKey("other")
 	w.cli("restart", "vm/web")
-	w.try("reconcile", "--wait")
+	fails := func(why string) {
+		t.Helper()
+		w.await(passTime, "the restart to fail: "+why, func() bool { return strings.Contains(w.cli("events"), why) })
+	}
+	fails("this host's age key is for none of the recipients")
 	w.write("secret.yaml", strings.Replace(sealed(t, "machine-value"), "name: web", "name: web\n    labels: {a: b}", 1))
 	third := w.commit("tampered")
 	w.ageKey("host")
-	w.try("reconcile", "--wait")
+	fails("its authentication code does not match")
 	w.write("secret.yaml", "apiVersion: reconciler/v1alpha1\nkind: Secret\nmetadata: {name: web}\nspec: {data: {user-data: canary-one-7d793037a076, pin: canary-token-92eb5ffee6ae}}\n")
 	w.commit("in the clear")
 	out, code := w.try("reconcile", "--wait")
