@@ -49,13 +49,13 @@ spec: {roles: [Hypervisor], addresses: {management: 127.0.0.2}}
 `
 
 func tree(t interface{ Fatalf(string, ...any) }, docs ...string) *spec.Set {
-	text := frame
-	for _, d := range docs {
-		text += "---\n" + d
-	}
-	objects, err := spec.Parse("test.yaml", []byte(text))
-	if err != nil {
-		t.Fatalf("parse: %v", err)
+	var objects []*spec.Object
+	for i, d := range append([]string{frame}, docs...) {
+		list, err := spec.Parse(fmt.Sprintf("test-%d.yaml", i), []byte(d))
+		if err != nil {
+			t.Fatalf("parse: %v", err)
+		}
+		objects = append(objects, list...)
 	}
 	set, err := spec.Build(objects)
 	if err != nil {
