@@ -106,15 +106,19 @@ type reversion struct {
 const revertTime = time.Hour
 
 // Revert lets the agent correct the drift of an object once, whatever its mode.
-func (a *Agent) Revert(_ context.Context, r api.RevertRequest) error {
+func (a *Agent) Revert(ctx context.Context, r api.RevertRequest) error {
 	k, err := a.key(r.Object)
 	if err != nil {
 		return err
 	}
 	a.mu.Lock()
-	drifted := a.plan != nil && slices.ContainsFunc(a.plan.Actions, func(act reconcile.Action) bool { return act.Key() == k && act.Drift != "" })
+	inForce := a.mem.Good
 	a.mu.Unlock()
-	if !drifted {
+	plan, err := a.Plan(ctx, api.PlanRequest{Rev: inForce})
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(plan.Actions, func(act reconcile.Action) bool { return act.Key() == k && act.Drift != "" }) {
 		return &api.Error{Code: api.Conflict, Message: r.Object + " has no drift that is left alone", Hint: "reconciler plan shows what differs"}
 	}
 	now := a.cfg.Now()

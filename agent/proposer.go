@@ -21,6 +21,10 @@ import (
 // forgets anything.
 const driftFile = "drift.json"
 
+// settleDrift is how long changes are gathered: who unplugs one disk may
+// unplug two.
+const settleDrift = time.Second
+
 // made is what the repository has of us.
 type made struct {
 	Digest  string                   `json:"digest,omitempty"` // of the last proposal that was carried out
@@ -87,7 +91,7 @@ func (a *Agent) startDrift(ctx context.Context) (stop func(flush bool)) {
 		if flush {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
 			defer cancel()
-			if wait, due := a.proposer.due(time.Now()); due && wait == 0 {
+			if _, due := a.proposer.due(time.Now()); due {
 				a.proposer.carryOut(ctx)
 			}
 		}
@@ -122,6 +126,9 @@ func (p *proposer) offer(next proposal, now time.Time) (fresh []drift.Item) {
 		}
 	}
 	p.made.Offered, p.made.Since, p.made.Traces = next, since, traces
+	if p.failed == 0 {
+		p.next = time.Now().Add(settleDrift)
+	}
 	p.save()
 	select {
 	case p.kick <- struct{}{}:

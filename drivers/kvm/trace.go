@@ -108,13 +108,21 @@ func (l *link) witness(e qmp.Event) {
 	if text == "" {
 		return
 	}
-	if who := clients(l.proc.pid); who != "" {
-		text += "; connected to its monitor then: " + who
-	}
+	told := Trace{At: e.Time, Text: text}
 	m.remember(func(h *history) {
-		h.traces = append(h.traces, Trace{At: e.Time, Text: text})
+		h.traces = append(h.traces, told)
 		if n := len(h.traces) - maxTraces; n > 0 {
 			h.traces = slices.Delete(h.traces, 0, n)
+		}
+	})
+	// Who it was takes a look through the process table.
+	who := clients(l.proc.pid)
+	if who == "" {
+		return
+	}
+	m.remember(func(h *history) {
+		if at := slices.Index(h.traces, told); at >= 0 {
+			h.traces[at].Text += "; connected to its monitor then: " + who
 		}
 	})
 }
