@@ -31,6 +31,7 @@ type transport struct {
 	origin       string // scheme://host of the API
 	header, word string // how the API takes the token
 	client       *http.Client
+	limit        int64 // of an answer; maxAnswer but in tests
 
 	mu  sync.Mutex
 	ca  []byte // what base trusts beside the system's certificates
@@ -39,7 +40,7 @@ type transport struct {
 }
 
 func newTransport(api *url.URL, c Config, header, word string) *transport {
-	t := &transport{origin: api.Scheme + "://" + api.Host, header: header, word: word}
+	t := &transport{origin: api.Scheme + "://" + api.Host, header: header, word: word, limit: maxAnswer}
 	t.client = &http.Client{Transport: t, CheckRedirect: t.follow}
 	return t
 }
@@ -75,7 +76,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	last.code = resp.StatusCode
 	if resp.StatusCode < 400 {
-		resp.Body = &bounded{ReadCloser: resp.Body, left: maxAnswer}
+		resp.Body = &bounded{ReadCloser: resp.Body, left: t.limit}
 		return resp, nil
 	}
 	// The libraries do not bound what they read of an error.
