@@ -113,7 +113,7 @@ func runs(h *reconcile.Live) bool {
 
 // refuse takes one action from the budget, or says why not and when it would be
 // within it; the last machine or disk of a host never is.
-func (b *budget) refuse(a *reconcile.Action, c Charge) (why string, until time.Time) {
+func (b *budget) refuse(a *reconcile.Action, c Charge) string {
 	noun := "machines"
 	if a.Kind == spec.KindDisk {
 		noun = "disks"
@@ -121,13 +121,12 @@ func (b *budget) refuse(a *reconcile.Action, c Charge) (why string, until time.T
 	running := a.Impact >= reconcile.ImpactStop && runs(a.Have)
 	switch charged := b.spentOn[a.UID]; {
 	case c.Remove && b.existing == 1:
-		return fmt.Sprintf("it is the last of the host's %s", noun), until
+		return fmt.Sprintf("it is the last of the host's %s", noun)
 	case running && b.active == 1:
-		return "it is the last machine that runs on the host", until
+		return "it is the last machine that runs on the host"
 	case charged.IsZero() && b.spent >= b.limit:
-		until = b.free()
 		return fmt.Sprintf("%d of the host's %s were stopped or removed within 24 hours, and the limit is %d; held until %s",
-			b.spent, noun, b.limit, until.UTC().Format(clockFormat)), until
+			b.spent, noun, b.limit, b.free().UTC().Format(clockFormat))
 	case charged.IsZero():
 		b.spent++
 		b.spentOn[a.UID] = c.At
@@ -138,7 +137,7 @@ func (b *budget) refuse(a *reconcile.Action, c Charge) (why string, until time.T
 	if running {
 		b.active--
 	}
-	return "", until
+	return ""
 }
 
 // free is when so many charges have passed that there is room for one more.

@@ -77,7 +77,7 @@ type Input struct {
 }
 
 // Apply holds what may not run, and what depends on it. It only ever takes
-// away: an action that is not ready stays as it is.
+// away: nothing becomes ready by it.
 func Apply(p *reconcile.Plan, in Input) {
 	budgets := map[spec.Kind]*budget{}
 	for _, k := range []spec.Kind{spec.KindVirtualMachine, spec.KindDisk} {
@@ -112,7 +112,7 @@ func Apply(p *reconcile.Plan, in Input) {
 		if !costs {
 			continue
 		}
-		if why, _ := budgets[a.Kind].refuse(a, c); why != "" && !allowed(a) {
+		if why := budgets[a.Kind].refuse(a, c); why != "" && !allowed(a) {
 			hold(a, why, allowCommand(a))
 		}
 	}
