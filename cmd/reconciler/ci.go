@@ -21,14 +21,15 @@ func (a *app) ciCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ci COMMAND",
 		Short: "Plan and approve pull requests in CI",
-		Long: `ci is for the jobs of a forge. They need no access to any host: what a host is like
-they read from what it last reported and signed. ci plan shows what a pull request
-would do and tells the forge, ci approve signs that plan for hosts that run nothing
-else, ci override signs the release of something that a host holds.`,
+		Long: `ci is for the jobs of a forge. They need no access to any host: what a host is
+like they read from what it last reported and signed. ci plan shows what a pull
+request would do and tells the forge, ci approve signs that plan for hosts that
+run nothing else, ci override signs the release of something that a host holds.`,
 		Example: `  reconciler ci plan --pull 7
   reconciler ci approve --pull 7 --key plan-key`,
-		Args: commandArgs,
-		RunE: func(*cobra.Command, []string) error { return nil },
+		Args:              commandArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(*cobra.Command, []string) error { return nil },
 	}
 	c.AddCommand(a.ciPlanCmd(), a.ciApproveCmd(), a.ciOverrideCmd())
 	return c

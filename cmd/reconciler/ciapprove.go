@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -25,13 +26,13 @@ func (a *app) ciApproveCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "approve",
 		Short: "Sign the plan of a pull request",
-		Long: `approve makes the plan of a pull request and signs, for every host, which actions it
-may carry out when the branch has the tree of this merge. A host with
+		Long: `approve makes the plan of a pull request and signs, for every host, which
+actions it may carry out when the branch has the tree of this merge. A host with
 requireReviewedPlan runs nothing else of what a commit asks for.
 
-It must be run by a job that the pull request cannot edit: whoever has the key decides
-what runs. An incomplete plan is not signed. Nor is, with --shown, one that is not the
-plan that was shown to the reviewer.
+It must be run by a job that the pull request cannot edit: whoever has the key
+decides what runs. An incomplete plan is not signed. Nor is, with --shown, one
+that is not the plan that was shown to the reviewer.
 
 What was pending before is not approved again unless --pending says so.`,
 		Example: `  reconciler ci approve --token-file token --key plan-key
@@ -87,15 +88,21 @@ func (a *app) ciOverrideCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "override HOST DIGEST|ID… --reason …",
 		Short: "Sign the release of what a host holds",
-		Long: `override signs that one host may carry out what it holds: the whole plan of a digest,
-or actions by their full ids. The host finds the record with its next pass. It counts
-if the key is one of the host's overrideKeys, for 24 hours at most, and is written to
-the host's events with the reason.
+		Long: `override signs that one host may carry out what it holds: the whole plan of a
+digest, or actions by their full ids. The host finds the record with its next
+pass. It counts if the key is one of the host's overrideKeys, for 24 hours at
+most, and is written to the host's events with the reason.
 
 A digest must be that of the host's plan when it finds the record.`,
-		Example:     `  reconciler ci override host1 sha256:ae0963d5… --key ~/.ssh/override --reason "the pool burns" --base main`,
-		Args:        cobra.MinimumNArgs(2),
-		Annotations: map[string]string{formatsKey: "text"},
+		Example: `  reconciler ci override host1 sha256:ae0963d5… --key ~/.ssh/override --reason "the pool burns" --base main`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return usagef("the host, and a digest or ids must be given")
+			}
+			return nil
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+		Annotations:       map[string]string{formatsKey: "text"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if keyFile == "" {
 				return usagef("--key must be given")
@@ -273,7 +280,7 @@ func (j *ciJob) completeOverride(ctx context.Context, o *review.Override) error 
 
 // maxRecordTries bounds how often records are added anew because somebody else
 // added some meanwhile.
-const maxRecordTries = 5
+const maxRecordTries = 10
 
 // push adds records to those that are on the ref.
 func (j *ciJob) push(ctx context.Context, message string, records []review.Signed) error {
@@ -295,6 +302,11 @@ func (j *ciJob) push(ctx context.Context, message string, records []review.Signe
 		_, _, err = j.repo.PushFiles(ctx, j.setup.approvals, all, message, gitrepo.PushOptions{When: j.now(), From: &at.Hash})
 		if err == nil || !errors.Is(err, gitrepo.ErrRefChanged) || try == maxRecordTries {
 			return err
+		}
+		select { // those who collided once do so again, unless they wait differently
+		case <-time.After(rand.N(time.Duration(try) * 100 * time.Millisecond)):
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }

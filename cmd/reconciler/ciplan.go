@@ -25,22 +25,23 @@ func (a *app) ciPlanCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "plan",
 		Short: "Show what a pull request would do, and tell the forge",
-		Long: `plan shows what the merge of a pull request would do on every host: what the pull
-request causes, and apart from it what is pending or has drifted already. The merge
-is made here; one with conflicts, or specs that do not load, are an error.
+		Long: `plan shows what the merge of a pull request would do on every host: what the
+pull request causes, and apart from it what is pending or has drifted already.
+The merge is made here; one with conflicts, or specs that do not load, are an
+error.
 
-What hosts are like is read from what they last reported. A report counts if it is
-signed with the key that the base has for the host (spec.signingKey of its Host) and
-is not older than --max-age. Without it the plan is incomplete, which is exit code 4
-and a failing commit status.
+What hosts are like is read from what they last reported. A report counts if it
+is signed with the key that the base has for the host (spec.signingKey of its
+Host) and is not older than --max-age. Without it the plan is incomplete, which
+is exit code 4 and a failing commit status.
 
-In a job of GitHub Actions, Gitea Actions or GitLab CI nothing but a token needs to
-be given; with it, plan posts or updates one comment on the pull request and sets the
-commit status of its head.
+In a job of GitHub Actions, Gitea Actions or GitLab CI nothing but a token needs
+to be given; with it, plan posts or updates one comment on the pull request and
+sets the commit status of its head.
 
---approve-key signs what was shown, before the status says success: the plan is then
-approved by whoever may merge the pull request. See ci approve for what that means,
-and for approving it apart.`,
+--approve-key signs what was shown, before the status says success: the plan is
+then approved by whoever may merge the pull request. See ci approve for what
+that means, and for approving it apart.`,
 		Example: `  reconciler ci plan --token-file token
   reconciler ci plan --repo https://forge.example/cluster.git --base main --head feature
   reconciler ci plan --pull 7 --forge gitea --forge-url https://forge.example --repository ops/cluster --token-file token -o github`,
