@@ -223,3 +223,41 @@ func TestTellerDoesNotBlock(t *testing.T) {
 		}
 	})
 }
+
+// An address that cannot be listened on is tried again, and said once for each
+// reason; a push in between wakes the agent to fetch.
+func TestListen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, nil)
+		var calls []time.Duration
+		began := time.Now()
+		ctx, cancel := context.WithCancel(t.Context())
+		s.agent.cfg.Listen = func(ctx context.Context, pushed func()) error {
+			calls = append(calls, time.Since(began))
+			switch len(calls) {
+			case 1, 2:
+				return errors.New("cannot assign requested address")
+			case 3:
+				return errors.New("address already in use")
+			}
+			pushed()
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		done := make(chan struct{})
+		go func() { defer close(done); s.agent.listen(ctx) }()
+		pass(time.Hour)
+		cancel()
+		<-done
+		if got, want := fmt.Sprint(calls), "[0s 30s 1m0s 1m30s]"; got != want {
+			t.Errorf("called at %s, want %s", got, want)
+		}
+		if next := s.agent.asked(); !next.fetch || next.why != "webhook" {
+			t.Errorf("woken as %+v", next)
+		}
+		list, err := s.agent.events.after(t.Context(), 0, false)
+		if err != nil || len(list) != 2 || list[0].Reason != "WebhookDown" || list[1].Reason != "WebhookDown" {
+			t.Errorf("%+v, %v", list, err)
+		}
+	})
+}
