@@ -122,7 +122,9 @@ func (b *budget) refuse(a *reconcile.Action, c Charge) string {
 	switch charged := b.spentOn[a.UID]; {
 	case c.Remove && b.existing == 1:
 		return fmt.Sprintf("it is the last of the host's %s", noun)
-	case running && b.active == 1:
+	// To remove a machine is to say so of it by name, whatever the others do; to
+	// stop one is a value that slips in easily.
+	case running && !c.Remove && b.active == 1:
 		return "it is the last machine that runs on the host"
 	case charged.IsZero() && b.spent >= b.limit:
 		return fmt.Sprintf("%d of the host's %s were stopped or removed within 24 hours, and the limit is %d; held until %s",

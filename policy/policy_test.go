@@ -100,7 +100,7 @@ func TestBudgetRolls(t *testing.T) {
 	}
 }
 
-// What is left of a host is not taken away by choosing another operation.
+// The last machine is not removed (TestBudget), and the last that runs not stopped.
 func TestTheLastOne(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -113,7 +113,7 @@ func TestTheLastOne(t *testing.T) {
 		{"stop of the last whose guest runs", reconcile.OpStop, reconcile.PowerEnded, "last machine that runs"},
 		{"stop of the last that is known to run", reconcile.OpStop, "", "last machine that runs"},
 		{"removal beside running ones", reconcile.OpDelete, reconcile.PowerRunning, ""},
-		{"removal of the last that runs", reconcile.OpDelete, reconcile.PowerStopped, "last machine that runs"},
+		{"removal of the last that runs, beside ones that are off", reconcile.OpDelete, reconcile.PowerStopped, ""},
 	} {
 		have, plan := host(3)
 		p := plan()
