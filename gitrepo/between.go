@@ -21,8 +21,8 @@ const dateSlack = 30 * 24 * time.Hour
 
 // Between lists the commits that to contains and from does not, newest first; an
 // empty from is none, so that all are listed. With firstParent only the chain of
-// first parents is: what was committed or merged on the branch itself. Both must
-// be in the cache. More than 100,000 commits are ErrTooLarge.
+// first parents is: what was committed or merged on the branch itself. What is
+// not in the cache is ErrRevisionMissing. More than 100,000 commits are ErrTooLarge.
 //
 // Histories are walked by the dates that commits claim. Where one claims to be
 // older than its ancestors by more than 30 days, commits that from contains may
@@ -34,6 +34,11 @@ func (r *Repo) Between(ctx context.Context, from, to string, firstParent bool) (
 		}
 	}
 	p := &painter{r: r, cur: r.db.NewCursor(), marks: map[hash]int{}}
+	for _, rev := range []string{from, to} {
+		if _, err := r.known(p.cur, rev); rev != "" && err != nil {
+			return nil, err
+		}
+	}
 	if from != "" {
 		if err := p.visit(hashOf(from), fromRight); err != nil {
 			return nil, err

@@ -31,9 +31,9 @@ func (r *Repo) PushEdit(ctx context.Context, ref, base string, edits map[string]
 }
 
 func (r *Repo) editOnce(ctx context.Context, s receive, ref string, base hash, edits map[string][]byte, message string, opts PushOptions) (string, bool, error) {
-	c, err := readCommit(r.db.NewCursor(), base)
+	c, err := r.known(r.db.NewCursor(), base.String())
 	if err != nil {
-		return "", false, r.readError(missing("commit", base, err))
+		return "", false, err
 	}
 	e := editor{r: r, cur: r.db.NewCursor(), edits: edits}
 	root, err := e.apply(c.tree)

@@ -91,6 +91,7 @@ type merger struct {
 	list []object // in the order they were made
 
 	entries   int
+	compared  int // pairs of files
 	conflicts []string
 	gone      gone
 }

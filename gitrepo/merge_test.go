@@ -126,7 +126,7 @@ func TestMergeLikeGit(t *testing.T) {
 	u := newUpstream(t)
 	seed := uint64(time.Now().UnixNano())
 	h := &history{r: rand.New(rand.NewPCG(seed, 1))}
-	const cases = 400
+	const cases = 250
 	crossed := map[int]bool{}
 	for i := range cases {
 		h.renames = i%2 == 1

@@ -144,7 +144,14 @@ func (m *merger) added(base, tree hash, path string, depth int, list *[]goneFile
 // less is asked for here, so that what it takes for a rename is one here.
 const alike = 0.4
 
+// maxCompared bounds how many pairs of files are compared; beyond, what was
+// removed counts as renamed.
+const maxCompared = 100_000
+
 func (m *merger) anyLike(f goneFile, targets []goneFile) (bool, error) {
+	if m.compared += len(targets); m.compared > maxCompared {
+		return len(targets) > 0, nil
+	}
 	for _, t := range targets {
 		if t.entry.hash == f.entry.hash {
 			return true, nil

@@ -23,12 +23,13 @@ func (r *Repo) Signed(_ context.Context, rev string) (payload, signature []byte,
 	if !plumbing.IsHash(rev) {
 		return nil, nil, fmt.Errorf("%q: %w: not a full hash", rev, ErrRevisionMissing)
 	}
-	o, err := r.db.NewCursor().Get(plumbing.NewHash(rev), maxCommit)
-	if err != nil {
-		return nil, nil, r.readError(missing("commit", plumbing.NewHash(rev), err))
+	cur := r.db.NewCursor()
+	if _, err := r.known(cur, rev); err != nil {
+		return nil, nil, err
 	}
-	if o.Type != plumbing.CommitObject {
-		return nil, nil, fmt.Errorf("object %s is a %s, not a commit", rev, o.Type)
+	o, err := cur.Get(plumbing.NewHash(rev), maxCommit)
+	if err != nil {
+		return nil, nil, r.readError(err)
 	}
 	return splitSignature(o.Data)
 }

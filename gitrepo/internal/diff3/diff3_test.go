@@ -118,7 +118,7 @@ func join(lines []string, cut bool) []byte {
 // expects the same result of each, or a conflict in the same.
 func TestMergeLikeGit(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, uint64(time.Now().UnixNano())))
-	cases := make([]mergeCase, 3000)
+	cases := make([]mergeCase, 2000)
 	for i := range cases {
 		cases[i] = newCase(r)
 	}
