@@ -333,7 +333,7 @@ func TestCIIncomplete(t *testing.T) {
 			w.git("checkout", "-q", "main")
 			w.commit("no key", map[string]string{"base.yaml": w.base("")})
 			w.git("checkout", "-q", "feature")
-		}, "has no spec.signingKey in the base"},
+		}, "the base has no spec.signingKey for Host/host1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newCIWorld(t)

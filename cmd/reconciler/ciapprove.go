@@ -272,7 +272,7 @@ func (j *ciJob) completeOverride(ctx context.Context, o *review.Override) error 
 		return err
 	}
 	if hostsOf(set)[o.Host] == nil {
-		return fmt.Errorf("Host/%s is not declared", o.Host)
+		return fmt.Errorf("no Host/%s is declared", o.Host)
 	}
 	o.Cluster = set.ClusterID()
 	return nil

@@ -269,7 +269,7 @@ func (j *ciJob) readHost(ctx context.Context, in *review.HostInput, base *spec.S
 // request that changes it cannot vouch for itself.
 func (j *ciJob) report(ctx context.Context, c gitrepo.Commit, host string, base *spec.Set, h *spec.Host) (r status.Recorded, err error) {
 	if h.SigningKey == "" {
-		return r, fmt.Errorf("Host/%s has no spec.signingKey in the base, so its report cannot be checked", host)
+		return r, fmt.Errorf("the base has no spec.signingKey for Host/%s, so its report cannot be checked", host)
 	}
 	keys, err := trust.ParsePublicKeys([]string{h.SigningKey})
 	if err != nil {
