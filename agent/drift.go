@@ -41,6 +41,9 @@ type Drift struct {
 	Pulls    Pulls    // nil: there is a branch and no pull request
 	// Traces is what is known of who changed an object; nil: nothing.
 	Traces func(k reconcile.Key) []drift.Trace
+	// Foreign describes machines of the host that no agent of ours started, as
+	// far as that can be told without touching them; nil: nobody looks.
+	Foreign func(ctx context.Context, host string) []api.ImportDocument
 }
 
 // driftBranch is the default of Drift.Prefix.

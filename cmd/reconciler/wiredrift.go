@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"regexp"
+	"strings"
 
 	"reconciler/agent"
+	"reconciler/api"
 	"reconciler/cmd/reconciler/config"
 	"reconciler/drift"
 	"reconciler/drivers/kvm"
@@ -30,6 +33,9 @@ func driftOf(c config.Config, repo *gitrepo.Repo, pulls agent.Pulls, machines *k
 				}
 			}
 			return list
+		},
+		Foreign: func(ctx context.Context, host string) []api.ImportDocument {
+			return foreignMachines(ctx, machines, host)
 		},
 	}
 	if c.Branch != "" {
@@ -72,4 +78,40 @@ func (b *branches) Propose(ctx context.Context, ref, base string, files map[stri
 
 func (b *branches) Withdraw(ctx context.Context, ref string) error {
 	return b.repo.DeleteRef(ctx, ref, gitrepo.PushOptions{OwnOnly: true})
+}
+
+// foreignMachines describes the QEMU processes of others as documents.
+func foreignMachines(ctx context.Context, d *kvm.Driver, host string) []api.ImportDocument {
+	list, err := d.Foreign(ctx)
+	if err != nil {
+		return []api.ImportDocument{{Kind: "Process", Name: "table", Notes: []string{err.Error()}}}
+	}
+	var docs []api.ImportDocument
+	for _, f := range list {
+		doc := api.ImportDocument{Kind: string(spec.KindVirtualMachine), Name: objectNameOf(f), Notes: f.Notes}
+		if f.VM != nil {
+			f.VM.Host = host
+			for i := range f.VM.NICs {
+				f.VM.NICs[i].Network = "NETWORK" // which no name is: the document has to be looked at
+			}
+			yaml, err := spec.Marshal(&spec.Object{Kind: spec.KindVirtualMachine, Meta: spec.Meta{Name: doc.Name}, Spec: f.VM})
+			if err != nil {
+				doc.Notes = append(doc.Notes, err.Error())
+			}
+			doc.YAML = string(yaml)
+		}
+		docs = append(docs, doc)
+	}
+	return docs
+}
+
+var notInNames = regexp.MustCompile(`[^a-z0-9]+`)
+
+// objectNameOf makes a name of what a foreign QEMU calls itself.
+func objectNameOf(f kvm.Foreign) string {
+	name := strings.Trim(notInNames.ReplaceAllString(strings.ToLower(f.Name), "-"), "-")
+	if name == "" {
+		name = fmt.Sprintf("pid-%d", f.PID)
+	}
+	return name[:min(len(name), 60)]
 }
