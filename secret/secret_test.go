@@ -180,11 +180,17 @@ func TestEveryValueIsAuthenticated(t *testing.T) {
 			}
 		}
 	}
+	start, end := bytes.Index(data, []byte("BEGIN AGE")), bytes.Index(data, []byte("END AGE"))
 	for i := range data {
+		if start < i && i < end && i%16 != 0 { // age's own affair
+			continue
+		}
 		changed := bytes.Clone(data)
 		changed[i] ^= 1
 		check(values(changed), "changed at", i)
-		check(values(data[:i]), "cut at", i)
+		if data[i] == '\n' {
+			check(values(data[:i]), "cut at", i)
+		}
 	}
 }
 
