@@ -28,6 +28,7 @@ monitor, changes nothing, and says what must be done before it can be managed.
 Notes go to standard error, and into the documents as comments.`,
 		Example: `  reconciler import
   reconciler import vm/web-1 disk/web-1-root -o clusters/demo/imported`,
+		Args:              objectArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var names []string
@@ -51,6 +52,16 @@ Notes go to standard error, and into the documents as comments.`,
 	}
 	c.Flags().StringVarP(&out, "output", "o", "-", "`DIR` for a file an object, or -")
 	return c
+}
+
+// objectArgs is for a command that takes any number of objects.
+func objectArgs(_ *cobra.Command, args []string) error {
+	for _, arg := range args {
+		if _, err := parseObject(arg); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeImport writes the documents, and to standard error what is to be known of them.
