@@ -27,10 +27,7 @@ one it is kept in the state directory, and made if it is not there yet.`,
 			if err != nil {
 				return err
 			}
-			key, err := configuredKey(c)
-			if err == nil && key == nil {
-				key, err = agent.HostKey(c.StateDir)
-			}
+			key, err := hostKey(c)
 			if err != nil {
 				return err
 			}
@@ -38,6 +35,15 @@ one it is kept in the state directory, and made if it is not there yet.`,
 			return err
 		},
 	}
+}
+
+// hostKey is the key that the agent signs with.
+func hostKey(c config.Config) (*trust.Key, error) {
+	key, err := configuredKey(c)
+	if err == nil && key == nil {
+		key, err = agent.HostKey(c.StateDir)
+	}
+	return key, err
 }
 
 // configuredKey is the key of the configuration, nil if there is none.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"path"
 	"regexp"
 	"strings"
 
@@ -15,12 +14,13 @@ import (
 	"reconciler/gitrepo"
 	"reconciler/reconcile"
 	"reconciler/spec"
+	"reconciler/trust"
 )
 
 // driftOf is how this host brings back what nobody committed.
 func driftOf(c config.Config, repo *gitrepo.Repo, pulls agent.Pulls, machines *kvm.Driver, disks *storage) agent.Drift {
 	d := agent.Drift{
-		Prefix: c.DriftBranchPrefix, Branches: &branches{repo, c.Path},
+		Prefix: c.DriftBranchPrefix, Branches: &branches{repo, func() (*trust.Key, error) { return hostKey(c) }},
 		Traces: func(k reconcile.Key) (list []drift.Trace) {
 			switch k.Kind {
 			case spec.KindVirtualMachine:
@@ -44,11 +44,12 @@ func driftOf(c config.Config, repo *gitrepo.Repo, pulls agent.Pulls, machines *k
 	return d
 }
 
-// branches writes proposals to the followed repository. The agent names files
-// as the tree does, below the directory of the specs.
+// branches writes proposals to the followed repository, signed with the host's
+// key: where all commits must be signed, an accepted proposal is one of them.
+// Files are named as the tree names them, from the repository's root.
 type branches struct {
 	repo *gitrepo.Repo
-	dir  string
+	key  func() (*trust.Key, error)
 }
 
 func (b *branches) File(ctx context.Context, revision, name string) ([]byte, error) {
@@ -70,9 +71,14 @@ func (b *branches) Propose(ctx context.Context, ref, base string, files map[stri
 		if len(data) == 0 {
 			data = nil // nothing is left of it
 		}
-		edits[path.Join(b.dir, name)] = data
+		edits[name] = data
 	}
-	commit, _, err := b.repo.PushEdit(ctx, ref, base, edits, message, gitrepo.PushOptions{OwnOnly: true})
+	key, err := b.key()
+	if err != nil {
+		return "", err
+	}
+	sign := func(payload []byte) ([]byte, error) { return key.Sign(payload, trust.NamespaceGit) }
+	commit, _, err := b.repo.PushEdit(ctx, ref, base, edits, message, gitrepo.PushOptions{OwnOnly: true, Sign: sign})
 	return commit, err
 }
 
