@@ -34,6 +34,7 @@ type hosted struct {
 	number  int
 	closed  []string // why
 	broken  error
+	kept    error // why the branch is not deleted
 	calls   int
 }
 
@@ -68,10 +69,10 @@ func (h *hosted) Withdraw(context.Context, string) error {
 	if h.foreign {
 		return gitrepo.ErrForeignTip
 	}
-	if h.broken == nil {
+	if h.broken == nil && h.kept == nil {
 		h.tip, h.files = "", nil
 	}
-	return h.broken
+	return errors.Join(h.broken, h.kept)
 }
 
 func (h *hosted) FindPull(context.Context, string, string) (*forge.Pull, error) {
@@ -260,6 +261,36 @@ func TestDriftAccepted(t *testing.T) {
 	}
 }
 
+// Where branches are protected from deletion, that is no failure that would put
+// off what drifts next.
+func TestDriftBranchThatStays(t *testing.T) {
+	s, h := simWithDrift(t)
+	h.kept = fmt.Errorf("%w: pre-receive hook declined", gitrepo.ErrRejected)
+	h.drifts(t)
+	first := h.tip
+	s.commit(h.merged(""))
+	h.pull = nil
+	s.mustPass()
+	s.mustPass()
+	h.deliver(t)
+	if p := s.agent.proposer; p.failed > 0 || h.tip != first {
+		t.Errorf("%d failures, the branch is %q", p.failed, h.tip)
+	}
+	s.set(spec.KindVirtualMachine, "web", func(l *reconcile.Live) {
+		l.Fields = slices.Clone(l.Fields)
+		for i := range l.Fields {
+			if l.Fields[i].Path == "spec.memory.size" {
+				l.Fields[i].Value = "512Mi"
+			}
+		}
+	})
+	s.mustPass()
+	h.deliver(t)
+	if h.tip == first || h.pull == nil {
+		t.Errorf("nothing new is proposed: branch %q, pull request %+v", h.tip, h.pull)
+	}
+}
+
 func TestDriftReverted(t *testing.T) {
 	s, h := simWithDrift(t)
 	h.drifts(t)
@@ -310,6 +341,7 @@ func TestDriftFollowsTheBranch(t *testing.T) {
 		t.Error("it is opened again")
 	}
 	s.set(spec.KindVirtualMachine, "web", func(l *reconcile.Live) {
+		l.Fields = slices.Clone(l.Fields)
 		for i := range l.Fields {
 			if l.Fields[i].Path == "spec.memory.size" {
 				l.Fields[i].Value = "384Mi"

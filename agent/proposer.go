@@ -285,7 +285,12 @@ func (p *proposer) withdraw(ctx context.Context, now made) error {
 			return err
 		}
 	}
-	if err := p.cfg.Branches.Withdraw(ctx, p.ref); err != nil {
+	switch err := p.cfg.Branches.Withdraw(ctx, p.ref); {
+	case errors.Is(err, gitrepo.ErrRejected):
+		// A forge that keeps workflows out of every branch may let nobody delete
+		// one. Without its pull request the branch asks for nothing.
+		p.log.Info("the drift branch stays: the forge lets nobody delete it", "branch", p.ref)
+	case err != nil:
 		return fmt.Errorf("delete %s: %w", p.ref, err)
 	}
 	p.note(func(m *made) { m.Commit, m.Asked = "", "" })
