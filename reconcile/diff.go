@@ -377,6 +377,11 @@ func (d *differ) changeCause(w *Object, b *Applied, path string) Cause {
 	if b == nil || !b.Done {
 		return d.cause(w, b)
 	}
+	// An attempt stops and starts machines, but has no business with other fields
+	// that the commit leaves alone.
+	if path != "spec.powerState" && d.drifted(w, b, path) {
+		return CauseDrift
+	}
 	if b.Attempted != "" && b.Attempted == w.Generation() {
 		return CauseRetry
 	}
