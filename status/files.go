@@ -53,7 +53,7 @@ type RecordedObject struct {
 	Exit        string            `json:"exit,omitempty"`
 	Failed      bool              `json:"failed,omitempty"` // Exit was no orderly shutdown
 	Asked       bool              `json:"asked,omitempty"`  // somebody asked QEMU for Exit
-	Disks       map[string]string `json:"disks,omitempty"` // of a running machine: entry to UID
+	Disks       map[string]string `json:"disks,omitempty"`  // of a running machine: entry to UID
 	Volume      int64             `json:"volume,omitempty"`
 	LUN         int64             `json:"lun,omitempty"`
 	Quarantined bool              `json:"quarantined,omitempty"`
