@@ -2,7 +2,7 @@
 
 PACKAGES_RUN  = qemu-system-x86 qemu-utils qemu-block-extra iproute2 nftables git ca-certificates
 PACKAGES_DEMO = $(PACKAGES_RUN) busybox-static kmod e2fsprogs
-PACKAGES_TEST = $(PACKAGES_DEMO) gcc libc6-dev libiscsi-bin tgt fio openssh-client
+PACKAGES_TEST = $(PACKAGES_DEMO) gcc libc6-dev libiscsi-bin tgt fio openssh-client gnupg
 PACKAGES_LINT = shellcheck
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
