@@ -12,6 +12,7 @@ import (
 
 	"reconciler/internal/testbed/gitea"
 	"reconciler/internal/testbed/runner"
+	"reconciler/reconcile"
 )
 
 // jobTime bounds what waits for a job of the forge's CI.
@@ -163,17 +164,17 @@ func (w *forgeWorld) startCI() {
 	w.runner = runner.Start(w.t, w.g, w.repo, runner.Config{Path: []string{filepath.Dir(binary)}})
 }
 
-// allowFirst releases what the host holds because nobody reviewed the first
-// commit.
-func (w *forgeWorld) allowFirst() {
+// allow releases what the host holds because nobody reviewed it: the first
+// commit is not made by a pull request.
+func (w *forgeWorld) allow(reason string) {
 	w.t.Helper()
 	var digest string
 	w.await(passTime, "a plan that awaits review", func() bool {
 		p := w.plan()
 		digest = p.Hosts[0].Digest
-		return len(p.Actions) > 0
+		return p.Count(reconcile.Held) > 0
 	})
-	w.cli("allow", digest, "--for", "1h", "--reason", "the first commit")
+	w.cli("allow", digest, "--for", "1h", "--reason", reason)
 }
 
 // follow moves the work tree to the tip of main.

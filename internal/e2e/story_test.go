@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -56,7 +57,7 @@ func TestChangeControl(t *testing.T) {
 	w := newForgeWorld(t)
 	first := w.begin()
 	w.start()
-	w.allowFirst()
+	w.allow("the first commit")
 	w.awaitStatus(passTime, first, hostContext, "success")
 
 	t.Log("a pull request that nobody looked at is not merged")
@@ -88,15 +89,19 @@ func TestChangeControl(t *testing.T) {
 	pids := w.pids()
 
 	t.Log("somebody takes a disk and a card from web by hand")
-	w.unplug("web", "disk-data", "nic-back")
+	leave := w.unplug("web", "disk-data", "nic-back")
 	want := strings.Replace(webFile, "    - {disk: data}\n", "", 1)
 	want = strings.Replace(want, "    - {name: back, network: user}   # backups only\n", "", 1)
 	drift := w.awaitDrift(want)
+	leave()
 	if changed := w.git("diff", "--name-only", merged, drift.Head.SHA); changed != "web.yaml" {
 		t.Errorf("the drift branch changes %s", changed)
 	}
-	if said := w.git("log", "-1", "--format=%B", drift.Head.SHA); !strings.Contains(said, "VirtualMachine/web") || !strings.Contains(said, "spec.disks[data]") {
-		t.Errorf("the drift commit says:\n%s", said)
+	message := w.git("log", "-1", "--format=%B", drift.Head.SHA)
+	for _, said := range []string{"VirtualMachine/web", "spec.disks[data]", "disk-data was unplugged from QEMU", fmt.Sprintf("(pid %d, uid 0)", os.Getpid())} {
+		if !strings.Contains(message, said) || !strings.Contains(drift.Body, said) {
+			t.Errorf("the proposal does not say %q:\n%s\n%s", said, message, drift.Body)
+		}
 	}
 
 	t.Log("accepted")
@@ -111,9 +116,9 @@ func TestChangeControl(t *testing.T) {
 	}
 
 	t.Log("reverted: by itself where that is the mode, by an operator where it is not")
-	w.unplug("other", "nic-front")
+	w.unplug("other", "nic-front")()
 	w.await(passTime, "the card of other", func() bool { return w.plugged("other", "nic-front") })
-	w.unplug("web", "nic-front")
+	w.unplug("web", "nic-front")()
 	w.awaitDrift(strings.Replace(want, "  nics:\n    - {name: front, network: user}\n", "", 1))
 	w.cli("revert", "VirtualMachine/web", "--reason", "nobody said why")
 	w.await(passTime, "the card of web", func() bool { return w.plugged("web", "nic-front") })
@@ -147,10 +152,9 @@ func (w *world) pids() map[string]string {
 // it first.
 func (w *forgeWorld) awaitDrift(content string) (p gitea.Pull) {
 	w.t.Helper()
-	const branch = "refs/heads/reconciler-drift/host1"
 	tip, got := "", ""
 	testbed.Await(w.t, passTime, "the drift branch", func() bool {
-		now := w.tip(branch)
+		now := w.tip(driftBranch)
 		if now != "" && now != tip {
 			tip, got = now, w.git("show", now+":web.yaml")
 		}
@@ -158,7 +162,7 @@ func (w *forgeWorld) awaitDrift(content string) (p gitea.Pull) {
 	}, func() string { return "it has:\n" + got }, w.tail)
 	w.await(passTime, "the pull request with the drift", func() bool {
 		for _, p = range w.repo.Pulls(w.t, "open") {
-			if p.Head.Ref == strings.TrimPrefix(branch, "refs/heads/") && p.Head.SHA == tip {
+			if "refs/heads/"+p.Head.Ref == driftBranch && p.Head.SHA == tip {
 				return true
 			}
 		}
@@ -175,7 +179,7 @@ func (w *forgeWorld) noDriftPull() {
 	w.t.Helper()
 	w.await(passTime, "the end of the pull request with the drift", func() bool {
 		for _, p := range w.repo.Pulls(w.t, "open") {
-			if p.Head.Ref == "reconciler-drift/host1" {
+			if "refs/heads/"+p.Head.Ref == driftBranch {
 				return false
 			}
 		}
@@ -195,11 +199,11 @@ func (w *world) monitor(name string) (*qmp.Conn, context.Context) {
 }
 
 // unplug takes devices away from a machine as a person at its monitor would,
-// and waits until the guest let them go.
-func (w *world) unplug(name string, devices ...string) {
+// who stays connected until leave is called. It waits until the guest let them
+// go.
+func (w *world) unplug(name string, devices ...string) (leave func()) {
 	w.t.Helper()
 	c, ctx := w.monitor(name)
-	defer c.Close()
 	events := c.Subscribe(64)
 	for _, id := range devices {
 		w.must(c.Do(ctx, "device_del", map[string]any{"id": id}, nil))
@@ -213,6 +217,7 @@ func (w *world) unplug(name string, devices ...string) {
 			}
 		}
 	}
+	return func() { _ = c.Close() }
 }
 
 // plugged says whether a machine has a device.

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"reconciler/reconcile"
 )
 
 // thief is a workflow that takes what it can get, on every occasion.
@@ -30,10 +32,33 @@ func TestPullRequestAgainstItsReview(t *testing.T) {
 	w := newForgeWorld(t)
 	first := w.begin()
 	w.start()
-	w.allowFirst()
+	w.allow("the first commit")
 	w.awaitStatus(passTime, first, hostContext, "success")
-	w.startCI()
 
+	t.Log("one that is not planned, with a status and an approval of its author's own")
+	w.write("own.yaml", disk("own", "1Mi"))
+	p := w.propose("own", "An own disk")
+	w.refusesMerge(p)
+	w.repo.SetStatus(t, w.ada, p.Head.SHA, planContext, "success", "1 create")
+	merged := w.merge(p)
+	w.reconcile()
+	w.expect("Disk/own", reconcile.Held, "not in the approved plan")
+	w.awaitStatus(passTime, merged, hostContext, "pending")
+	w.key("ada")
+	w.secret("ada.token", w.ada.Token)
+	if out, code := w.outside("approve", "--base", first, "--head", p.Head.SHA, "--token-file", w.file("ada.token"), "--key", w.file("ada")); code != 0 {
+		t.Fatalf("ci approve: exit %d\n%s", code, out)
+	}
+	w.reconcile()
+	w.expect("Disk/own", reconcile.Held, "not in the approved plan")
+	if told := w.cli("events"); !strings.Contains(told, "RecordRefused") || !strings.Contains(told, "NotReviewed") {
+		t.Errorf("the events tell nothing of it:\n%s", told)
+	}
+	w.allow("looked at it on the host")
+	w.awaitStatus(passTime, merged, hostContext, "success")
+	first = merged
+
+	w.startCI()
 	t.Log("one from a fork that replaces the workflow")
 	eve := w.g.NewUser(t, "eve")
 	fork := w.repo.Fork(t, eve)
@@ -42,7 +67,7 @@ func TestPullRequestAgainstItsReview(t *testing.T) {
 		edit[name] = []byte(thief)
 	}
 	fork.Commit(t, eve, "more", "add a disk", edit)
-	p := w.repo.NewPull(t, eve, "eve:more", "main", "Add a disk")
+	p = w.repo.NewPull(t, eve, "eve:more", "main", "Add a disk")
 	if plan := w.planOf(p, "success"); !strings.Contains(plan, "Disk/more") {
 		t.Errorf("the comment does not tell of Disk/more:\n%s", plan)
 	}
@@ -64,9 +89,10 @@ func TestPullRequestAgainstItsReview(t *testing.T) {
 	w.nothingStolen()
 
 	t.Log("one that names another key for the host's reports")
-	own := w.key("ada")
+	own, err := os.ReadFile(w.file("ada.pub"))
+	w.must(err)
 	w.git("checkout", "-q", "--detach", first)
-	base := w.keyed(own)
+	base := w.keyed(strings.TrimSpace(string(own)))
 	w.write("base.yaml", base)
 	p = w.propose("another-key", "Another key")
 	if plan := w.planOf(p, "success"); strings.Contains(plan, "ncomplete") {
@@ -117,6 +143,18 @@ func (w *forgeWorld) nothingStolen() {
 			w.t.Errorf("a log tells a secret: %v", run)
 		}
 	}
+}
+
+// outside runs a command for pipelines as somebody outside of one.
+func (w *forgeWorld) outside(command string, args ...string) (string, int) {
+	w.t.Helper()
+	args = append([]string{"ci", command, "--repo", w.repo.URL()}, args...)
+	cmd := exec.CommandContext(w.t.Context(), binary, args...)
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		w.t.Fatal(err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
 }
 
 // push pushes as ada and says what becomes of it.
