@@ -25,7 +25,11 @@ func openForge(c config.Config) (agent.Forge, error) {
 	if c.Forge.Kind == "" {
 		return nil, nil
 	}
-	return forge.Open(forgeConfig(c))
+	fc := forgeConfig(c)
+	if fc.Kind == forge.Gitea && fc.URL == "" {
+		return nil, fmt.Errorf("forge.url is missing, and does not follow from repo %q", c.Repo)
+	}
+	return forge.Open(fc)
 }
 
 // webhooks is what listens for them; nil where nothing is to.

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strings"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -46,8 +47,8 @@ func (c *Config) checkTrust() []Problem {
 		add("forge.kind", "it is none of gitea, github, gitlab")
 	case f.Kind != "" && f.TokenFile == "":
 		add("forge.tokenFile", "a forge takes nothing without a token")
-	case f.Kind == "gitea" && f.URL == "":
-		add("forge.url", "the address of the forge is needed")
+	case f.Kind == "gitea" && f.URL == "" && (strings.HasPrefix(c.Repo, "/") || strings.HasPrefix(c.Repo, "file:")):
+		add("forge.url", "the address of the forge is needed: it does not follow from a repo on this machine")
 	}
 	if u, err := url.Parse(c.Forge.URL); c.Forge.URL != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
 		add("forge.url", "it is not an http(s) address")
