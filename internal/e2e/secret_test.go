@@ -204,7 +204,9 @@ func TestSecretThatCannotBeRead(t *testing.T) {
 	// Nobody waits for a guest that has not booted yet and hears no button.
 	impatient := strings.NewReplacer("timeout: 30s", "timeout: 1s")
 	other := func(memory string) string { return strings.Replace(vm("other", "", ""), "128Mi", memory, 1) }
-	tree := func(memory string) { w.write("vm.yaml", impatient.Replace(vm("web", "", secretSeed)+"---\n"+other(memory))) }
+	tree := func(memory string) {
+		w.write("vm.yaml", impatient.Replace(vm("web", "", secretSeed)+"---\n"+other(memory)))
+	}
 	tree("128Mi")
 	w.commit("two machines")
 	w.start()
