@@ -1,15 +1,12 @@
 package e2e
 
 import (
-	"bufio"
 	"encoding/json"
-	"net"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"reconciler/reconcile"
 	"reconciler/spec"
@@ -17,36 +14,17 @@ import (
 
 const driftBranch = "refs/heads/reconciler-drift/host1"
 
-// byHand runs a QMP command on the machine's second monitor, past the agent.
+// byHand runs a QMP command on the machine's monitor, past the agent.
 func (w *world) byHand(vm, command string) {
 	w.t.Helper()
-	conn, err := net.Dial("unix", w.state("vms", w.uid("VirtualMachine/"+vm)+".qmp"))
-	w.must(err)
+	var c struct {
+		Execute   string
+		Arguments any
+	}
+	w.must(json.Unmarshal([]byte(command), &c))
+	conn, ctx := w.monitor(vm)
 	defer conn.Close()
-	w.must(conn.SetDeadline(time.Now().Add(20 * time.Second)))
-	in := bufio.NewReader(conn)
-	answer := func() {
-		for {
-			line, err := in.ReadBytes('\n')
-			w.must(err)
-			var m struct {
-				QMP, Return, Error json.RawMessage
-			}
-			w.must(json.Unmarshal(line, &m))
-			if m.Error != nil {
-				w.t.Fatalf("%s: %s", command, m.Error)
-			}
-			if m.QMP != nil || m.Return != nil {
-				return
-			}
-		}
-	}
-	answer()
-	for _, c := range []string{`{"execute":"qmp_capabilities"}`, command} {
-		_, err := conn.Write([]byte(c + "\n"))
-		w.must(err)
-		answer()
-	}
+	w.must(conn.Do(ctx, c.Execute, c.Arguments, nil))
 }
 
 // bareGit runs git on the shared repository.

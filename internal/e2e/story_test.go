@@ -3,8 +3,10 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -187,15 +189,30 @@ func (w *forgeWorld) noDriftPull() {
 	})
 }
 
-// monitor connects to a machine's QEMU on the socket for emergencies.
+// monitor connects to a machine's QEMU, past the agent: to the socket for
+// emergencies, or to the other one where the agent uses that.
 func (w *world) monitor(name string) (*qmp.Conn, context.Context) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(w.t.Context(), bootTime)
 	w.t.Cleanup(cancel)
-	c, err := qmp.Dial(ctx, w.state("vms", w.uid("VirtualMachine/"+name)+".qmp"))
-	w.must(err)
-	w.t.Cleanup(func() { _ = c.Close() })
-	return c, ctx
+	uid := w.uid("VirtualMachine/" + name)
+	for {
+		var errs []error
+		for _, path := range []string{w.state("vms", uid+".qmp"), filepath.Join(w.dir, "run", "vms", uid, "qmp")} {
+			// A QEMU that serves somebody else does not greet.
+			greeting, done := context.WithTimeout(ctx, 3*time.Second)
+			c, err := qmp.Dial(greeting, path)
+			done()
+			if err == nil {
+				w.t.Cleanup(func() { _ = c.Close() })
+				return c, ctx
+			}
+			errs = append(errs, err)
+		}
+		if ctx.Err() != nil {
+			w.t.Fatalf("no monitor of %s is free after %s: %v", name, bootTime, errors.Join(errs...))
+		}
+	}
 }
 
 // unplug takes devices away from a machine as a person at its monitor would,
