@@ -94,7 +94,15 @@ func leaveReason(mode string, a *Action) string {
 	if mode == spec.DriftOff {
 		return "drift is ignored (mode Off)"
 	}
-	return fmt.Sprintf("drift is reported, not corrected (mode %s); accept it in the repository, or: reconciler revert %s/%s", mode, a.Kind, a.Name)
+	return fmt.Sprintf("drift is reported, not corrected (mode %s); accept it in the repository, or: reconciler revert %s --reason …", mode, argument(a.Kind, a.Name))
+}
+
+// argument names an object as people type it.
+func argument(k spec.Kind, name string) string {
+	if k == spec.KindVirtualMachine {
+		return "vm/" + name
+	}
+	return strings.ToLower(string(k)) + "/" + name
 }
 
 // leavePower is leave for the power state: the machine stays as somebody made

@@ -49,6 +49,16 @@ func (p *Plan) Count(s ActionState) int {
 	return n
 }
 
+// releasable says whether a digest could release anything: drift has no id.
+func (p *Plan) releasable() bool {
+	for i := range p.Actions {
+		if p.Actions[i].State == Held && p.Actions[i].ID != "" {
+			return true
+		}
+	}
+	return false
+}
+
 // Empty says that nothing is ready to be done.
 func (p *Plan) Empty() bool { return p.Count(Ready) == 0 }
 
@@ -76,7 +86,7 @@ func (p *Plan) WriteText(w io.Writer) error {
 		b.WriteString("\n")
 	}
 	for _, h := range p.Hosts {
-		if p.Count(Held) > 0 {
+		if p.releasable() {
 			fmt.Fprintf(&b, "Digest   %s (%s)\n", h.Digest, h.Host)
 		}
 	}
@@ -123,7 +133,7 @@ func writeChange(b *strings.Builder, a *Action, c Change) {
 	if a.Op != OpCreate && c.Impact > ImpactNone {
 		fmt.Fprintf(b, "  (%s)", c.Impact)
 	}
-	if c.Waits != "" {
+	if c.Waits != "" && c.Waits != a.Reason {
 		fmt.Fprintf(b, "  # %s", c.Waits)
 	}
 	b.WriteString("\n")

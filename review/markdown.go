@@ -49,7 +49,7 @@ func (r *Report) Markdown(limit int, more string) string {
 	fmt.Fprintf(p, "### %s\n\n", r.Headline())
 	fmt.Fprintf(p, "Merge of `%s` into `%s`", short(r.Revision), short(r.Base))
 	if n := len(r.Hosts); n > 0 {
-		fmt.Fprintf(p, ", %d hosts", n)
+		fmt.Fprintf(p, ", %s", count(n, "host"))
 	}
 	p.WriteString(".\n\n")
 	ours, pending := r.rows(true), r.rows(false)
@@ -93,9 +93,9 @@ func (r *Report) troubles(p *page) {
 	if len(unknown) == 0 {
 		return
 	}
-	fmt.Fprintf(p, "### INCOMPLETE: the state of %d of %d hosts is not known\n\n"+
+	fmt.Fprintf(p, "### INCOMPLETE: the state of %d of %s is not known\n\n"+
 		"What follows for them assumes that they are as the base declares them. **This plan cannot be approved.**\n\n"+
-		"| host | why |\n|---|---|\n", len(unknown), len(r.Hosts))
+		"| host | why |\n|---|---|\n", len(unknown), count(len(r.Hosts), "host"))
 	for i, h := range unknown {
 		if !p.add(fmt.Sprintf("| **%s** | %s |\n", code(h.Host), code(h.Problem)), p.limit*5/6) {
 			fmt.Fprintf(p, "| … | and %d more hosts |\n", len(unknown)-i)
@@ -248,12 +248,14 @@ func objectFields(g group) string {
 			fmt.Fprintf(&b, "# … and %d more fields\n", len(g.Changes)-i)
 			break
 		}
-		b.WriteString(changeLine(g.Row, c) + "\n")
+		b.WriteString(changeLine(g.Row, c, "!") + "\n")
 	}
 	return b.String()
 }
 
-func changeLine(r *Row, c reconcile.Change) string {
+// changeLine is one field; changed marks one that is there before and after. In
+// a diff, which knows no such line, "!" stands out.
+func changeLine(r *Row, c reconcile.Change, changed string) string {
 	var s string
 	switch {
 	case c.From == "":
@@ -261,15 +263,22 @@ func changeLine(r *Row, c reconcile.Change) string {
 	case c.To == "":
 		s = fmt.Sprintf("- %s = %s", c.Field, quote(c.From))
 	default:
-		s = fmt.Sprintf("! %s = %s -> %s", c.Field, quote(c.From), quote(c.To))
+		s = fmt.Sprintf("%s %s = %s -> %s", changed, c.Field, quote(c.From), quote(c.To))
 	}
 	if r.Op != reconcile.OpCreate && c.Impact > reconcile.ImpactNone {
 		s += fmt.Sprintf("  (%s)", c.Impact)
 	}
-	if c.Waits != "" {
+	if c.Waits != "" && c.Waits != r.Reason {
 		s += "  # " + cut(c.Waits, maxValue)
 	}
 	return line(s)
+}
+
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 // notes are what a reviewer should know of single hosts.

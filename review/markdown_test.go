@@ -167,3 +167,29 @@ func TestMarkdownOfNothing(t *testing.T) {
 		t.Error(md)
 	}
 }
+
+func TestFieldsInTextAndMarkdown(t *testing.T) {
+	r := &Report{Summary: map[reconcile.Op]int{}, Pending: map[reconcile.Op]int{}, Hosts: []Host{{Host: "host1", Digest: "sha256:00", IDs: []string{"x"}}}, Actions: []Row{{
+		Origin: PullRequest,
+		Action: reconcile.Action{
+			Kind: spec.KindVirtualMachine, Name: "web", Host: "host1", Op: reconcile.OpUpdate, State: reconcile.Waiting, Reason: "needs a restart",
+			Changes: []reconcile.Change{{Field: "spec.cpu.cores", From: "1", To: "2", Impact: reconcile.ImpactRestart, Waits: "needs a restart"}},
+		},
+	}}}
+	r.sum()
+	var b strings.Builder
+	if err := r.WriteText(&b); err != nil {
+		t.Fatal(err)
+	}
+	for got, want := range map[string]string{
+		b.String():           "      # needs a restart\n      ~ spec.cpu.cores = 1 -> 2  (restart)\n\nDigest   sha256:00 (host1, 1 id)\n",
+		r.Markdown(8000, ""): "\n! spec.cpu.cores = 1 -> 2  (restart)\n```",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in:\n%s", want, got)
+		}
+	}
+	if got := r.Markdown(8000, ""); !strings.Contains(got, ", 1 host.\n") {
+		t.Errorf("one host is counted otherwise:\n%s", got)
+	}
+}

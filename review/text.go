@@ -15,7 +15,7 @@ func (r *Report) WriteText(w io.Writer) error {
 		fmt.Fprintf(&b, "REFUSED: %s\n\n", line(r.Refused))
 	}
 	if unknown := r.unknown(); len(unknown) > 0 {
-		fmt.Fprintf(&b, "INCOMPLETE: the state of %d of %d hosts is not known\n", len(unknown), len(r.Hosts))
+		fmt.Fprintf(&b, "INCOMPLETE: the state of %d of %s is not known\n", len(unknown), count(len(r.Hosts), "host"))
 		for _, h := range unknown {
 			fmt.Fprintf(&b, "  %s: %s\n", h.Host, line(h.Problem))
 		}
@@ -43,7 +43,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	b.WriteString("\n")
 	for _, h := range r.Hosts {
 		if h.Problem == "" && h.Digest != "" {
-			fmt.Fprintf(&b, "Digest   %s (%s, %d ids)\n", h.Digest, h.Host, len(h.IDs))
+			fmt.Fprintf(&b, "Digest   %s (%s, %s)\n", h.Digest, h.Host, count(len(h.IDs), "id"))
 		}
 	}
 	_, err := io.WriteString(w, b.String())
@@ -70,7 +70,7 @@ func writeRows(b *strings.Builder, rows []*Row, fields bool) {
 			continue
 		}
 		for _, c := range r.Changes {
-			fmt.Fprintf(b, "      %s\n", changeLine(r, c))
+			fmt.Fprintf(b, "      %s\n", changeLine(r, c, "~"))
 		}
 	}
 }
