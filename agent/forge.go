@@ -15,32 +15,6 @@ import (
 // statusContext is the start of the context of a host's commit statuses.
 const statusContext = "reconciler/"
 
-// flushTime is how long `apply` waits at its end for the forge to be told.
-const flushTime = 10 * time.Second
-
-// startForge begins to tell the forge what becomes of commits. stop waits for
-// the call under way; flush tells first what is outstanding, for a while.
-func (a *Agent) startForge(ctx context.Context) (stop func(flush bool)) {
-	if a.teller == nil {
-		return func(bool) {}
-	}
-	run, end := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		a.teller.run(run)
-	}()
-	return func(flush bool) {
-		end()
-		<-done
-		if flush {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
-			defer cancel()
-			a.teller.flush(ctx)
-		}
-	}
-}
-
 // track decides whether this host reports on a revision that is about to come
 // into force: if it is to be another host after it than before. a.mu is held.
 func (a *Agent) track(hash string, set *spec.Set) {

@@ -43,7 +43,7 @@ func (l *listener) breaks(err error) {
 // heard returns what the forge was told since the last call, after it was told
 // all.
 func (l *listener) heard(s *sim) []string {
-	s.agent.teller.flush(context.Background())
+	flush(context.Background(), s.agent.teller)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	list := l.told
@@ -183,5 +183,5 @@ func TestNoForge(t *testing.T) {
 	s := newSim(t, nil)
 	s.commit(map[string]string{"a.yaml": smallVM("a")})
 	s.mustPass()
-	s.agent.startForge(t.Context())(true)
+	s.agent.startErrands(t.Context())(true)
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -40,22 +39,20 @@ type made struct {
 	Foreign bool `json:"foreign,omitempty"`
 }
 
-// proposer brings the branch and the pull request in line with what drifted. It
-// never holds up who hands it something: the newest replaces what is not done yet.
+// proposer brings the branch and the pull request in line with what drifted: the
+// newest replaces what is not done yet.
 type proposer struct {
-	cfg    Drift
-	host   string
-	ref    string
-	branch string // that is followed
-	store  store
-	log    *slog.Logger
-	events *journal
-	kick   chan struct{}
+	courier // guarded by mu, but for its channel
+	cfg     Drift
+	host    string
+	ref     string
+	branch  string // that is followed
+	store   store
+	log     *slog.Logger
+	events  *journal
 
-	mu     sync.Mutex // guards what follows
-	made   made
-	failed int       // failures since the last success
-	next   time.Time // when to try again
+	mu   sync.Mutex // guards what follows
+	made made
 }
 
 func newProposer(cfg Config, s store, log *slog.Logger, events *journal) (*proposer, error) {
@@ -67,35 +64,10 @@ func newProposer(cfg Config, s store, log *slog.Logger, events *journal) (*propo
 		prefix = driftBranch
 	}
 	p := &proposer{
-		cfg: cfg.Drift, host: cfg.Host, ref: prefix + cfg.Host, branch: cfg.Branch,
-		store: s, log: log, events: events, kick: make(chan struct{}, 1),
+		courier: newCourier(), cfg: cfg.Drift, host: cfg.Host, ref: prefix + cfg.Host, branch: cfg.Branch,
+		store: s, log: log, events: events,
 	}
 	return p, s.load(driftFile, &p.made)
-}
-
-// startDrift begins to bring drift back. stop waits for what is under way;
-// flush first does what is outstanding, for a while.
-func (a *Agent) startDrift(ctx context.Context) (stop func(flush bool)) {
-	if a.proposer == nil {
-		return func(bool) {}
-	}
-	run, end := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		a.proposer.run(run)
-	}()
-	return func(flush bool) {
-		end()
-		<-done
-		if flush {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
-			defer cancel()
-			if _, due := a.proposer.due(time.Now()); due {
-				a.proposer.carryOut(ctx)
-			}
-		}
-	}
 }
 
 // proposed is the last proposal.
@@ -130,10 +102,7 @@ func (p *proposer) offer(next proposal, now time.Time) (fresh []drift.Item) {
 		p.next = time.Now().Add(settleDrift)
 	}
 	p.save()
-	select {
-	case p.kick <- struct{}{}:
-	default:
-	}
+	p.wake()
 	return fresh
 }
 
@@ -154,28 +123,8 @@ func (p *proposer) due(now time.Time) (wait time.Duration, due bool) {
 	return max(p.next.Sub(now), 0), true
 }
 
-// run proposes until ctx ends.
-func (p *proposer) run(ctx context.Context) {
-	for ctx.Err() == nil {
-		wait, due := p.due(time.Now())
-		if due && wait == 0 {
-			p.carryOut(ctx)
-			continue
-		}
-		var timer <-chan time.Time
-		if due {
-			timer = time.After(wait)
-		}
-		select {
-		case <-timer:
-		case <-p.kick:
-		case <-ctx.Done():
-		}
-	}
-}
-
 // carryOut makes the branch and the pull request what the newest proposal says.
-func (p *proposer) carryOut(ctx context.Context) {
+func (p *proposer) carryOut(ctx context.Context) bool {
 	p.mu.Lock()
 	now, wasForeign := p.made, p.made.Foreign
 	p.mu.Unlock()
@@ -195,24 +144,27 @@ func (p *proposer) carryOut(ctx context.Context) {
 	}
 	foreign := errors.Is(err, gitrepo.ErrForeignTip)
 	if ctx.Err() != nil && !foreign && err != nil {
-		return
+		return false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil && !foreign {
-		p.fail(err)
-		return
+		if p.pause(time.Now(), err) {
+			p.log.Warn("drift could not be brought back to the repository; tried again", "error", err)
+			p.events.warn("", "DriftNotProposed", err.Error())
+		}
+		return false
 	}
 	if foreign && !wasForeign {
 		p.log.Warn("somebody else committed to the drift branch; it is left as it is", "branch", p.ref)
 		p.events.warn("", "DriftBranchForeign", p.ref+" has commits of somebody else: it is left as it is until they are merged or the branch is deleted")
 	}
-	if p.failed > 0 {
+	if p.resume() {
 		p.events.normal("", "DriftProposed", "the repository has been told what it missed")
 	}
-	p.failed, p.next = 0, time.Time{}
 	p.made.Digest, p.made.Foreign = now.Offered.digest(), foreign
 	p.save()
+	return true
 }
 
 // trace asks who changed the objects, and keeps what was known before where
@@ -295,20 +247,4 @@ func (p *proposer) withdraw(ctx context.Context, now made) error {
 	}
 	p.note(func(m *made) { m.Commit, m.Asked = "", "" })
 	return nil
-}
-
-// fail says the first of a row of failures and decides when to try again.
-// p.mu is held.
-func (p *proposer) fail(err error) {
-	wait := min(firstTell<<min(p.failed, 16), lastTell)
-	wait += time.Duration(rand.Int64N(int64(wait)/4 + 1))
-	var asked *forge.Error
-	if errors.As(err, &asked) {
-		wait = max(wait, asked.RetryAfter)
-	}
-	p.next = time.Now().Add(wait)
-	if p.failed++; p.failed == 1 {
-		p.log.Warn("drift could not be brought back to the repository; tried again", "error", err)
-		p.events.warn("", "DriftNotProposed", err.Error())
-	}
 }

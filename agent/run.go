@@ -46,8 +46,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}()
 	defer func() { end(); err = errors.Join(err, <-served) }()
 	a.life = ctx
-	defer a.startForge(ctx)(false)
-	defer a.startDrift(ctx)(false)
+	defer a.startErrands(ctx)(false)
 	if a.cfg.Listen != nil {
 		a.tasks.Go(func() { a.listen(ctx) })
 	}
@@ -234,8 +233,8 @@ func (a *Agent) ApplyOnce(ctx context.Context, progress func(string)) (*reconcil
 		return nil, err
 	}
 	defer release()
-	stopForge, stopDrift := a.startForge(ctx), a.startDrift(ctx)
-	defer func() { a.tasks.Wait(); stopDrift(true); stopForge(true) }()
+	stop := a.startErrands(ctx)
+	defer func() { a.tasks.Wait(); stop(true) }()
 	a.life = ctx
 	return a.untilDone(ctx, progress)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -34,31 +33,22 @@ const (
 	settleStatus = time.Second
 	// sameState is the least time between two descriptions of one state.
 	sameState = time.Minute
-
-	firstTell = 5 * time.Second // after a failure, doubled with each
-	lastTell  = 10 * time.Minute
 )
 
-// teller brings the forge's commit statuses in line with what is to be said.
-// It never holds up who hands it something: the newest replaces what was not
-// told yet.
+// teller brings the forge's commit statuses in line with what is to be said:
+// the newest replaces what was not told yet.
 type teller struct {
+	courier // guarded by mu, but for its channel
 	forge   Forge
 	context string // of the statuses
 	store   store
 	log     *slog.Logger
 	events  *journal
-	kick    chan struct{}
-	first   time.Duration // firstTell but in tests
 
 	mu   sync.Mutex // guards what follows
 	want map[string]wanted
 	said map[string]verdict
 	at   map[string]time.Time // when the forge was last told of a commit
-	// failed counts the failures since the last success; next is when to try
-	// again.
-	failed int
-	next   time.Time
 }
 
 type wanted struct {
@@ -68,7 +58,7 @@ type wanted struct {
 
 func newTeller(f Forge, host string, s store, log *slog.Logger, events *journal) (*teller, error) {
 	t := &teller{
-		forge: f, context: statusContext + host, store: s, log: log, events: events, kick: make(chan struct{}, 1), first: firstTell,
+		courier: newCourier(), forge: f, context: statusContext + host, store: s, log: log, events: events,
 		want: map[string]wanted{}, said: map[string]verdict{}, at: map[string]time.Time{},
 	}
 	return t, s.load(saidFile, &t.said)
@@ -117,46 +107,19 @@ func (t *teller) tell(say map[string]verdict, inForce string) {
 	t.wake()
 }
 
-func (t *teller) wake() {
-	select {
-	case t.kick <- struct{}{}:
-	default:
-	}
+func (t *teller) due(now time.Time) (wait time.Duration, ok bool) {
+	commit, _, wait := t.pick(now)
+	return wait, commit != ""
 }
 
-// run tells the forge until ctx ends.
-func (t *teller) run(ctx context.Context) {
-	for ctx.Err() == nil {
-		commit, v, wait := t.due(time.Now())
-		if commit != "" && wait == 0 {
-			t.say(ctx, commit, v)
-			continue
-		}
-		var timer <-chan time.Time
-		if commit != "" {
-			timer = time.After(wait)
-		}
-		select {
-		case <-timer:
-		case <-t.kick:
-		case <-ctx.Done():
-		}
-	}
+func (t *teller) carryOut(ctx context.Context) bool {
+	commit, v, _ := t.pick(time.Now())
+	return commit == "" || t.say(ctx, commit, v)
 }
 
-// flush tells at once what is outstanding, until something fails.
-func (t *teller) flush(ctx context.Context) {
-	for ctx.Err() == nil {
-		commit, v, _ := t.due(time.Now())
-		if commit == "" || !t.say(ctx, commit, v) {
-			return
-		}
-	}
-}
-
-// due finds what the forge is to be told next, and in how long; commit is
+// pick finds what the forge is to be told next, and in how long; commit is
 // empty if there is nothing.
-func (t *teller) due(now time.Time) (commit string, v verdict, wait time.Duration) {
+func (t *teller) pick(now time.Time) (commit string, v verdict, wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, c := range slices.Sorted(maps.Keys(t.want)) {
@@ -198,14 +161,16 @@ func (t *teller) say(ctx context.Context, commit string, v verdict) (ok bool) {
 		err = nil // of a commit that is gone there is nothing left to say
 	}
 	if err != nil {
-		t.fail(now, err)
+		if t.pause(now, err) {
+			t.log.Warn("the forge could not be told a commit's status; tried again", "error", err)
+			t.events.warn("", "StatusNotTold", err.Error())
+		}
 		return false
 	}
-	if t.failed > 0 {
+	if t.resume() {
 		t.log.Info("the forge has been told what it missed", "commit", short(commit))
 		t.events.normal("", "StatusTold", "the forge has been told what it missed")
 	}
-	t.failed, t.next = 0, time.Time{}
 	if v.Last {
 		delete(t.said, commit)
 		delete(t.at, commit)
@@ -215,22 +180,6 @@ func (t *teller) say(ctx context.Context, commit string, v verdict) (ok bool) {
 	}
 	t.save()
 	return true
-}
-
-// fail says the first of a row of failures and decides when to try again.
-// t.mu is held.
-func (t *teller) fail(now time.Time, err error) {
-	wait := min(t.first<<min(t.failed, 16), lastTell)
-	wait += time.Duration(rand.Int64N(int64(wait)/4 + 1))
-	var asked *forge.Error
-	if errors.As(err, &asked) {
-		wait = max(wait, asked.RetryAfter)
-	}
-	t.next = now.Add(wait)
-	if t.failed++; t.failed == 1 {
-		t.log.Warn("the forge could not be told a commit's status; tried again", "error", err)
-		t.events.warn("", "StatusNotTold", err.Error())
-	}
 }
 
 // save writes down what the forge was told. Without it a restart repeats it,

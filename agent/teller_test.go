@@ -76,7 +76,7 @@ func inBubble(t *testing.T, test func(t *testing.T, w tellerWorld)) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
-		go func() { defer close(done); x.run(ctx) }()
+		go func() { defer close(done); x.run(ctx, x) }()
 		test(t, tellerWorld{x, f, log})
 		cancel()
 		<-done
@@ -139,7 +139,7 @@ func TestTellerBacksOff(t *testing.T) {
 		}
 		w.tell(say("b", forge.Success, "2 in sync"), "b")
 		w.forge.answers(nil)
-		pass(lastTell + lastTell/4)
+		pass(lastPause + lastPause/4)
 		if calls := w.forge.since(); len(calls) != 1 || !strings.HasSuffix(calls[0], "b success 2 in sync") {
 			t.Errorf("%q", calls)
 		}
@@ -217,7 +217,7 @@ func TestTellerDoesNotBlock(t *testing.T) {
 		if calls := w.forge.since(); len(calls) != 1 {
 			t.Errorf("%q", calls)
 		}
-		pass(30*time.Second + firstTell + firstTell/4)
+		pass(30*time.Second + firstPause + firstPause/4)
 		if calls := w.forge.since(); len(calls) != 1 || !strings.HasSuffix(calls[0], "a success 999") {
 			t.Errorf("%q", calls)
 		}
