@@ -101,7 +101,7 @@ func (p Proposal) Body(c Context) string {
 	fmt.Fprintf(&b, "What runs on host `%s` differs from what `%s` declares, and not by a commit.\n", c.Host, code(c.Branch))
 	b.WriteString("Its drift mode is `Report`: nothing of this is corrected until you decide.\n\n")
 	b.WriteString("- **Accept**: merge this pull request. The specs then say what is there.\n")
-	b.WriteString("- **Revert**: on the host, `reconciler revert KIND/NAME`; or declare `metadata.drift: Correct`.\n\n")
+	fmt.Fprintf(&b, "- **Revert**: on the host, `reconciler revert %s --reason …`; or declare `metadata.drift: Correct`.\n\n", p.example())
 	b.WriteString("This pull request closes by itself when the difference is gone. ")
 	b.WriteString("The agent keeps its branch current as long as nobody else commits to it.\n")
 	if len(p.Items) > 0 {
@@ -136,6 +136,14 @@ func (p Proposal) Body(c Context) string {
 	writeNotes(&b, "\n**Unmanaged on the host** (`reconciler import` says what can be adopted)\n\n", "- ", prosaic(c.Unmanaged), maxNotes)
 	fmt.Fprintf(&b, "\nOn top of %s.\n", c.Revision)
 	return b.String()
+}
+
+// example is what to revert, as people type it.
+func (p Proposal) example() string {
+	if len(p.Items) != 1 {
+		return "KIND/NAME"
+	}
+	return code(string(p.Items[0].Kind) + "/" + p.Items[0].Name)
 }
 
 func prosaic(notes []Note) []Note {

@@ -176,3 +176,15 @@ func stripCode(s string) string {
 	}
 	return b.String()
 }
+
+// What a pull request suggests can be pasted where one object drifted.
+func TestBodySuggestsTheCommand(t *testing.T) {
+	p := Proposal{Items: []Item{{Kind: vm, Name: "web", UID: "u"}}}
+	if got := p.Body(Context{Host: "host1"}); !strings.Contains(got, "`reconciler revert VirtualMachine/web --reason …`") {
+		t.Errorf("of one object:\n%s", got)
+	}
+	p.Items = append(p.Items, p.Items[0])
+	if got := p.Body(Context{Host: "host1"}); !strings.Contains(got, "`reconciler revert KIND/NAME --reason …`") {
+		t.Errorf("of two:\n%s", got)
+	}
+}

@@ -176,6 +176,8 @@ func health(a *reconcile.Action, in Input) string {
 		return Degraded
 	case a.State == reconcile.Ready && a.Op != reconcile.OpUnchanged:
 		return Progressing
+	case a.Have.VM != nil && a.Have.VM.Power == reconcile.PowerPaused: // no spec asks for that
+		return Degraded
 	}
 	return Healthy
 }

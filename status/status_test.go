@@ -40,6 +40,8 @@ func TestHealthAndConditions(t *testing.T) {
 		{"blocked", reconcile.Action{Op: reconcile.OpBlocked, State: reconcile.Blocked, Have: running}, nil, OutOfSync, Degraded, False, True, "Blocked"},
 		{"missing and held", reconcile.Action{Op: reconcile.OpCreate, State: reconcile.Held}, nil, OutOfSync, Missing, False, False, "Missing"},
 		{"paused by an error", reconcile.Action{Op: reconcile.OpStart, State: reconcile.Waiting, Have: vm("a", reconcile.PowerIOError)}, nil, OutOfSync, Degraded, False, False, "Degraded"},
+		{"paused, and left so", reconcile.Action{Op: reconcile.OpUpdate, State: reconcile.Held, Have: vm("a", reconcile.PowerPaused)}, nil, OutOfSync, Degraded, False, False, "Degraded"},
+		{"paused, and about to go on", reconcile.Action{Op: reconcile.OpStart, State: reconcile.Ready, Have: vm("a", reconcile.PowerPaused)}, nil, OutOfSync, Progressing, False, False, "Progressing"},
 		{"failing", reconcile.Action{Op: reconcile.OpUpdate, State: reconcile.Waiting, Have: running}, func(in *Input) { in.Failed[k] = "boom" }, OutOfSync, Degraded, False, True, "Failed"},
 		{"in progress", reconcile.Action{Op: reconcile.OpStop, State: reconcile.Waiting}, func(in *Input) { in.Running[k] = true }, OutOfSync, Progressing, False, False, "Progressing"},
 		{"suspended", reconcile.Action{Op: reconcile.OpUnchanged, State: reconcile.Ready, Have: running}, func(in *Input) { in.Everything = true }, Synced, Suspended, True, False, "Synced"},
