@@ -75,33 +75,33 @@ func Start(t testing.TB, g *gitea.Gitea, repo gitea.Repo, cfg Config) *Runner {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &Runner{cfg: cfg, url: g.URL, client: client{url: g.URL}, dir: dir}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	close(ended)
 	t.Cleanup(func() {
-		cancel()
-		<-ended
 		if err := testbed.KillAll(dir); err != nil {
 			t.Errorf("end what a job left: %v", err)
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
+	})
+	r := &Runner{cfg: cfg, url: g.URL, client: client{url: g.URL}, dir: dir}
+	if err := r.client.register(t.Context(), registration.Token, "runner-of-"+repo.Name, cfg.Labels); err != nil {
+		t.Fatalf("register a runner: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		r.work(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-ended
 		if t.Failed() {
 			for _, run := range r.Runs() {
 				t.Log(run)
 			}
 		}
 	})
-	if err := r.client.register(ctx, registration.Token, "runner-of-"+repo.Name, cfg.Labels); err != nil {
-		t.Fatalf("register a runner: %v", err)
-	}
-	ended = make(chan struct{})
-	go func() {
-		defer close(ended)
-		r.work(ctx)
-	}()
 	return r
 }
 

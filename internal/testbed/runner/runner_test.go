@@ -1,6 +1,9 @@
 package runner
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -8,7 +11,7 @@ import (
 	"reconciler/internal/testbed/gitea"
 )
 
-const limit = 30 * time.Second
+const limit = 90 * time.Second
 
 const base = `name: check
 on:
@@ -116,6 +119,24 @@ func TestUnknownFails(t *testing.T) {
 	} {
 		if _, _, _, err := parse([]byte(text)); err == nil {
 			t.Errorf("%s: no error", text)
+		}
+	}
+}
+
+func TestWhatStepsSet(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "output")
+	for text, want := range map[string]string{
+		"a=1\nb<<END\nx=1\ny\nEND\nc=p<<q\n": "map[a:1 b:x=1\ny c:p<<q]",
+		"":                                   "map[]",
+		"b<<END\nx\n":                        "",
+		"what is this\n":                     "",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m, err := readPairs(path)
+		if err == nil && fmt.Sprint(m) != want || err != nil && want != "" {
+			t.Errorf("%q: %v, %v", text, m, err)
 		}
 	}
 }
