@@ -85,6 +85,15 @@ func TestChangeControl(t *testing.T) {
 	if said.Creator.Login != w.robot.Name || !strings.Contains(said.Description, "in sync") {
 		t.Errorf("%+v", said)
 	}
+	told := 0
+	for _, s := range w.repo.Statuses(t, merged) {
+		if s.Context == hostContext {
+			told++
+		}
+	}
+	if told > 3 {
+		t.Errorf("the forge was told %d times", told)
+	}
 	w.follow()
 	w.settled()
 	w.serial("web").Wait(t, `REC 5 vda`, bootTime)
