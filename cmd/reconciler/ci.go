@@ -53,26 +53,35 @@ type ciFlags struct {
 	forgeToken string
 }
 
+// register is for the commands that make a plan.
 func (f *ciFlags) register(c *cobra.Command) {
+	f.registerRepo(c)
 	d := config.Default()
-	c.Flags().StringVar(&f.base, "base", "", "`branch` or commit that is merged into (default the pull request's)")
 	c.Flags().StringVar(&f.head, "head", "", "`revision` that is merged (default the pull request's)")
 	c.Flags().IntVar(&f.pull, "pull", 0, "`number` of the pull request (default the one the job is for)")
 	c.Flags().DurationVar(&f.maxAge, "max-age", 15*time.Minute, "longest `time` since a host's last report")
 	c.Flags().StringVar(&f.tenants, "tenants", "", "configuration `file` whose tenants are checked (default --config)")
 	c.Flags().StringVar(&f.statusRepo, "status-repo", "", "`repository` of the hosts' reports (default the specs')")
 	c.Flags().StringVar(&f.statusRefs, "status-ref-prefix", d.StatusRefPrefix, "start of the `ref` of a host's report")
-	c.Flags().StringVar(&f.approvals, "approvals-ref", d.ApprovalsRef, "`ref` that holds signed approvals and overrides")
+	c.Flags().StringVar(&f.forge, "forge", "", "whose API the forge speaks: `gitea|github|gitlab` (default that of the job)")
+	c.Flags().StringVar(&f.forgeURL, "forge-url", "", "`address` of the forge (default that of the job, or of --repo)")
+	c.Flags().StringVar(&f.repository, "repository", "", "`OWNER/NAME` at the forge (default that of the job, or of --repo)")
+	c.Flags().StringVar(&f.forgeToken, "forge-token-file", "", "`file` of the token for the forge (default --token-file)")
+	must(c.RegisterFlagCompletionFunc("forge", cobra.FixedCompletions([]string{"gitea", "github", "gitlab"}, cobra.ShellCompDirectiveNoFileComp)))
+	for _, name := range []string{"head", "pull", "max-age", "status-repo", "status-ref-prefix", "forge-url", "repository"} {
+		must(c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
+	}
+}
+
+// registerRepo says where the branch is, and how to get at it.
+func (f *ciFlags) registerRepo(c *cobra.Command) {
+	c.Flags().StringVar(&f.base, "base", "", "`branch` or commit that is merged into (default the pull request's)")
+	c.Flags().StringVar(&f.approvals, "approvals-ref", config.Default().ApprovalsRef, "`ref` that holds signed approvals and overrides")
 	c.Flags().StringVar(&f.token, "token-file", "", "`file` of the token for the repository over http(s), and for the forge")
 	c.Flags().StringVar(&f.sshKey, "ssh-key-file", "", "`file` of the private key for the repository over ssh")
 	c.Flags().StringVar(&f.knownHosts, "known-hosts-file", "", "`file` of the host keys trusted for ssh")
 	c.Flags().StringVar(&f.ca, "ca-file", "", "`file` of PEM certificates trusted beside the system's")
-	c.Flags().StringVar(&f.forge, "forge", "", "whose API the forge speaks: `gitea|github|gitlab` (default that of the job)")
-	c.Flags().StringVar(&f.forgeURL, "forge-url", "", "`address` of the forge (default that of the job)")
-	c.Flags().StringVar(&f.repository, "repository", "", "`OWNER/NAME` at the forge (default that of the job)")
-	c.Flags().StringVar(&f.forgeToken, "forge-token-file", "", "`file` of the token for the forge (default --token-file)")
-	must(c.RegisterFlagCompletionFunc("forge", cobra.FixedCompletions([]string{"gitea", "github", "gitlab"}, cobra.ShellCompDirectiveNoFileComp)))
-	for _, name := range []string{"base", "head", "pull", "max-age", "status-repo", "status-ref-prefix", "approvals-ref", "forge-url", "repository"} {
+	for _, name := range []string{"base", "approvals-ref"} {
 		must(c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
 	}
 }
@@ -112,6 +121,10 @@ func (a *app) ciSetup(f ciFlags) (ciSetup, error) {
 	}
 	if s.base == "" {
 		return s, usagef("--base must be given: this job does not say what the pull request is merged into")
+	}
+	// Whoever names the forge wants it to be told.
+	if f.forge != "" && (s.forgeToken == "" || s.pull == 0) {
+		return s, usagef("--forge needs --pull and --token-file")
 	}
 	return s, nil
 }
@@ -165,7 +178,7 @@ func (s *ciSetup) poster() (*forge.Forge, error) {
 	}
 	return forge.Open(forge.Config{
 		Kind: forge.Kind(s.forge), URL: s.forgeURL, Repository: s.repository, TokenFile: s.forgeToken, CAFile: s.ca,
-	})
+	}.Locate(s.repo))
 }
 
 // ciPolicy is what is known of the hosts' own configuration.

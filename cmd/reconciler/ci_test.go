@@ -191,12 +191,12 @@ func (w *ciWorld) job(change func(*ciSetup)) *ciJob {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	j, closeAll, err := openCI(s, "", w.t.TempDir(), p, func() time.Time { return w.now })
+	j, err := openCI(s, "", w.t.TempDir(), p, func() time.Time { return w.now })
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() {
-		if err := closeAll(); err != nil {
+		if err := j.close(); err != nil {
 			w.t.Error(err)
 		}
 	})

@@ -139,10 +139,10 @@ A digest must be that of the host's plan when it finds the record.`,
 			})
 		},
 	}
-	f.register(c)
+	f.registerRepo(c)
 	c.Flags().StringVar(&keyFile, "key", "", "`file` of the private SSH key that signs")
 	c.Flags().StringVar(&cluster, "cluster", "", "`id` of the cluster (default that of --base)")
-	c.Flags().StringVar(&reason, "reason", "", "why; kept in the host's events")
+	c.Flags().StringVar(&reason, "reason", "", "`why`; kept in the host's events")
 	c.Flags().DurationVar(&valid, "for", time.Hour, "how long the override counts")
 	for _, name := range []string{"cluster", "reason", "for"} {
 		must(c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
@@ -263,7 +263,7 @@ func (j *ciJob) completeOverride(ctx context.Context, o *review.Override) error 
 			return err
 		}
 	}
-	base, err := j.repo.Commit(ctx, j.setup.base)
+	base, err := j.specs.Commit(ctx, j.setup.base)
 	if err != nil {
 		return fmt.Errorf("--base: %w", err)
 	}
@@ -288,7 +288,7 @@ func (j *ciJob) push(ctx context.Context, message string, records []review.Signe
 		return nil
 	}
 	for try := 1; ; try++ {
-		files, at, err := j.repo.ReadFiles(ctx, j.setup.approvals, 4*review.MaxRecords)
+		files, at, err := j.specs.ReadFiles(ctx, j.setup.approvals, 4*review.MaxRecords)
 		if errors.Is(err, gitrepo.ErrRevisionMissing) {
 			err = nil
 		}
@@ -299,7 +299,7 @@ func (j *ciJob) push(ctx context.Context, message string, records []review.Signe
 		if err != nil {
 			return err
 		}
-		_, _, err = j.repo.PushFiles(ctx, j.setup.approvals, all, message, gitrepo.PushOptions{When: j.now(), From: &at.Hash})
+		_, _, err = j.specs.PushFiles(ctx, j.setup.approvals, all, message, gitrepo.PushOptions{When: j.now(), From: &at.Hash})
 		if err == nil || !errors.Is(err, gitrepo.ErrRefChanged) || try == maxRecordTries {
 			return err
 		}

@@ -13,7 +13,6 @@ import (
 	"reconciler/gitrepo"
 	"reconciler/policy"
 	"reconciler/review"
-	"reconciler/revision"
 	"reconciler/spec"
 	"reconciler/status"
 	"reconciler/trust"
@@ -26,46 +25,21 @@ type ciJob struct {
 	policy ciPolicy
 	now    func() time.Time
 
-	repo, reports *gitrepo.Repo
-	source        *revision.Source
+	*repos
 }
 
 // openCI opens the repositories with caches below dir.
-func openCI(s ciSetup, path, dir string, p ciPolicy, now func() time.Time) (j *ciJob, closeAll func() error, err error) {
-	j = &ciJob{setup: s, path: path, policy: p, now: now}
-	var closers []func() error
-	closeAll = func() error {
-		var errs []error
-		for i := len(closers) - 1; i >= 0; i-- {
-			errs = append(errs, closers[i]())
-		}
-		return errors.Join(errs...)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, closeAll())
-		}
-	}()
+func openCI(s ciSetup, path, dir string, p ciPolicy, now func() time.Time) (*ciJob, error) {
 	branch := s.base
 	if isCommit(branch) {
 		branch = ""
 	}
-	if j.repo, err = gitrepo.Open(s.gitConfig(s.repo, branch, path, filepath.Join(dir, "specs"))); err != nil {
-		return nil, nil, err
+	r, err := openRepos(s.gitConfig(s.repo, branch, path, filepath.Join(dir, "specs")),
+		s.gitConfig(s.statusRepo, "", "", filepath.Join(dir, "status")), filepath.Join(dir, "parsed"))
+	if err != nil {
+		return nil, err
 	}
-	closers = append(closers, j.repo.Close)
-	if j.source, err = revision.New(j.repo, filepath.Join(dir, "parsed")); err != nil {
-		return nil, nil, err
-	}
-	closers = append(closers, j.source.Close)
-	j.reports = j.repo
-	if s.statusRepo != "" {
-		if j.reports, err = gitrepo.Open(s.gitConfig(s.statusRepo, "", "", filepath.Join(dir, "status"))); err != nil {
-			return nil, nil, err
-		}
-		closers = append(closers, j.reports.Close)
-	}
-	return j, closeAll, nil
+	return &ciJob{setup: s, path: path, policy: p, now: now, repos: r}, nil
 }
 
 func isCommit(s string) bool { return len(s) == 40 && strings.Trim(s, "0123456789abcdef") == "" }
@@ -88,7 +62,7 @@ func (j *ciJob) compute(ctx context.Context) (*ciResult, error) {
 	if err = j.revisions(ctx, r); err != nil {
 		return nil, err
 	}
-	r.merge, err = j.repo.Merge(ctx, r.base.Hash, r.head.Hash)
+	r.merge, err = j.specs.Merge(ctx, r.base.Hash, r.head.Hash)
 	var conflict *gitrepo.ConflictError
 	if errors.As(err, &conflict) {
 		r.problem = conflict.Error()
@@ -135,13 +109,13 @@ func (j *ciJob) revisions(ctx context.Context, r *ciResult) (err error) {
 			return err
 		}
 	}
-	if r.base, err = j.repo.Commit(ctx, j.setup.base); err != nil {
+	if r.base, err = j.specs.Commit(ctx, j.setup.base); err != nil {
 		return fmt.Errorf("--base: %w", err)
 	}
 	var tip gitrepo.Commit
 	if at := j.setup.headRef(); at != "" {
 		// A server need not give a bare commit; with the ref it comes along.
-		if tip, err = j.repo.Commit(ctx, at); err != nil && j.setup.head == "" {
+		if tip, err = j.specs.Commit(ctx, at); err != nil && j.setup.head == "" {
 			return fmt.Errorf("the head of pull request %d: %w", j.setup.pull, err)
 		}
 	}
@@ -151,7 +125,7 @@ func (j *ciJob) revisions(ctx context.Context, r *ciResult) (err error) {
 	}
 	switch {
 	case want != "":
-		r.head, err = j.repo.Commit(ctx, want)
+		r.head, err = j.specs.Commit(ctx, want)
 	case tip.Hash != "":
 		r.head = tip
 	default:
@@ -186,7 +160,7 @@ func (j *ciJob) lastGood(ctx context.Context, base gitrepo.Commit) (*spec.Set, s
 		if len(at.Parents) == 0 {
 			return nil, "", nil
 		}
-		if at, err = j.repo.Commit(ctx, at.Parents[0]); err != nil {
+		if at, err = j.specs.Commit(ctx, at.Parents[0]); err != nil {
 			return nil, "", fmt.Errorf("before %s: %w", shortRev(base.Hash), err)
 		}
 	}

@@ -105,11 +105,11 @@ func (a *app) withCI(f ciFlags, use func(*ciJob) error) (err error) {
 		return err
 	}
 	defer remove()
-	j, closeAll, err := openCI(s, a.flags.path, dir, p, a.now)
+	j, err := openCI(s, a.flags.path, dir, p, a.now)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeAll()) }()
+	defer func() { err = errors.Join(err, j.close()) }()
 	return use(j)
 }
 

@@ -9,41 +9,61 @@ import (
 	"reconciler/revision"
 )
 
-// openRepos opens the repository that is followed, and the one that reports go
-// to where that is another.
-func openRepos(c config.Config) (repo *gitrepo.Repo, source *revision.Source, closeAll func() error, err error) {
-	var closers []func() error
-	closeAll = func() error {
-		var errs []error
-		for i := len(closers) - 1; i >= 0; i-- {
-			errs = append(errs, closers[i]())
-		}
-		return errors.Join(errs...)
+// closers give back what was opened, the last first.
+type closers []func() error
+
+func (c *closers) add(f func() error) { *c = append(*c, f) }
+
+func (c closers) close() error {
+	var errs []error
+	for i := len(c) - 1; i >= 0; i-- {
+		errs = append(errs, c[i]())
 	}
+	return errors.Join(errs...)
+}
+
+// repos are the repository of the specs, and the one that hosts report to,
+// which may be the same.
+type repos struct {
+	specs, reports *gitrepo.Repo
+	source         *revision.Source
+	closers
+}
+
+// openRepos opens them; reports without a URL are with the specs. What was
+// parsed is kept in a file.
+func openRepos(specs, reports gitrepo.Config, parsed string) (r *repos, err error) {
+	r = &repos{}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, closeAll())
+			err = errors.Join(err, r.close())
 		}
 	}()
-	followed := repoConfig(c.Repo, c.Credentials, filepath.Join(c.StateDir, "git"))
-	followed.Branch, followed.Path = c.Branch, c.Path
-	if repo, err = gitrepo.Open(followed); err != nil {
-		return nil, nil, nil, err
+	if r.specs, err = gitrepo.Open(specs); err != nil {
+		return nil, err
 	}
-	closers = append(closers, repo.Close)
-	if source, err = revision.New(repo, filepath.Join(c.StateDir, "git", "parsed")); err != nil {
-		return nil, nil, nil, err
+	r.add(r.specs.Close)
+	if r.source, err = revision.New(r.specs, parsed); err != nil {
+		return nil, err
 	}
-	closers = append(closers, source.Close)
-	if c.Status.URL != "" {
-		reports, err := gitrepo.Open(repoConfig(c.Status.URL, c.Status.Credentials, filepath.Join(c.StateDir, "git-status")))
-		if err != nil {
-			return nil, nil, nil, err
+	r.add(r.source.Close)
+	r.reports = r.specs
+	if reports.URL != "" {
+		if r.reports, err = gitrepo.Open(reports); err != nil {
+			return nil, err
 		}
-		closers = append(closers, reports.Close)
-		source.ReportTo(reports)
+		r.add(r.reports.Close)
+		r.source.ReportTo(r.reports)
 	}
-	return repo, source, closeAll, nil
+	return r, nil
+}
+
+// hostRepos opens the repositories that a host is configured to use.
+func hostRepos(c config.Config) (*repos, error) {
+	specs := repoConfig(c.Repo, c.Credentials, filepath.Join(c.StateDir, "git"))
+	specs.Branch, specs.Path = c.Branch, c.Path
+	reports := repoConfig(c.Status.URL, c.Status.Credentials, filepath.Join(c.StateDir, "git-status"))
+	return openRepos(specs, reports, filepath.Join(c.StateDir, "git", "parsed"))
 }
 
 func repoConfig(url string, c config.Credentials, cache string) gitrepo.Config {

@@ -31,30 +31,23 @@ func build(ctx context.Context, c config.Config, log *slog.Logger) (a *agent.Age
 	if c.Repo == "" {
 		return nil, nil, errors.New("no repository is configured (--repo, or repo in the configuration file)")
 	}
-	var closers []func() error
-	closeAll = func() error {
-		var errs []error
-		for i := len(closers) - 1; i >= 0; i-- {
-			errs = append(errs, closers[i]())
-		}
-		return errors.Join(errs...)
-	}
+	var open closers
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, closeAll())
+			err = errors.Join(err, open.close())
 		}
 	}()
-	repo, source, closeRepos, err := openRepos(c)
+	git, err := hostRepos(c)
 	if err != nil {
 		return nil, nil, err
 	}
-	closers = append(closers, closeRepos)
+	open.add(git.close)
 
 	disks, err := newStorage(c, log)
 	if err != nil {
 		return nil, nil, err
 	}
-	closers = append(closers, func() error { disks.client.Close(); return nil })
+	open.add(func() error { disks.client.Close(); return nil })
 	guests, err := guestUser(c.QEMUUser)
 	if err != nil {
 		return nil, nil, err
@@ -66,7 +59,7 @@ func build(ctx context.Context, c config.Config, log *slog.Logger) (a *agent.Age
 	if err != nil {
 		return nil, nil, err
 	}
-	closers = append(closers, machines.Close)
+	open.add(machines.Close)
 	maintenance, err := c.Maintenance()
 	if err != nil {
 		return nil, nil, err
@@ -89,16 +82,16 @@ func build(ctx context.Context, c config.Config, log *slog.Logger) (a *agent.Age
 	pulls, _ := host.(agent.Pulls) // nil without a forge
 	a, err = agent.New(agent.Config{
 		Host: c.Host, Repo: gitrepo.Redact(c.Repo), Branch: c.Branch, StateDir: c.StateDir, RunDir: c.RunDir,
-		Source: source, Hypervisor: hypervisor{machines}, Storage: disks, Secrets: secret.New(c.Secrets.AgeKeyFile), Changed: changed(ctx, machines),
+		Source: git.source, Hypervisor: hypervisor{machines}, Storage: disks, Secrets: secret.New(c.Secrets.AgeKeyFile), Changed: changed(ctx, machines),
 		Interval: c.Interval, Heartbeat: c.Heartbeat, StatusRef: c.StatusRefPrefix, Parallel: c.Limits.Parallel,
 		Limits:  policy.Limits{Count: c.Limits.Budget.Count, Percent: c.Limits.Budget.Percent},
 		Windows: maintenance, Tenants: c.PolicyTenants(), Review: approvals,
 		Signing: signing(c), HostKey: key,
 		Forge: host, Listen: webhooks(c, log),
-		Drift:   driftOf(c, repo, pulls, machines, disks),
+		Drift:   driftOf(c, git.specs, pulls, machines, disks),
 		Version: buildVersion(), Log: log,
 	})
-	return a, closeAll, err
+	return a, open.close, err
 }
 
 // guestUser finds who machines run as; nil is the agent's own user.
