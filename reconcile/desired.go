@@ -22,6 +22,9 @@ type Desired struct {
 	Restart map[Key]Restart
 	// Revert are objects whose drift an operator wants corrected, whatever their mode.
 	Revert map[Key]bool
+	// HostDrift, where set, is the host's mode of drift in place of the declared
+	// one, which may not come into force yet.
+	HostDrift *string
 }
 
 // Restart is an operator's request to restart one launch of a machine. When

@@ -62,6 +62,9 @@ func (d *differ) index() {
 			d.hostDrift = o.Get("spec.drift")
 		}
 	}
+	if mode := d.want.HostDrift; mode != nil {
+		d.hostDrift = *mode
+	}
 	d.named = map[nameKey][]Key{}
 	d.holders = map[string]*Live{}
 	for k, h := range d.have.Objects {
@@ -220,7 +223,7 @@ func (d *differ) create(a *Action, b *Applied) {
 	}
 	a.Op, a.Cause = OpCreate, d.createCause(a.Want, b)
 	for _, f := range a.Want.Fields {
-		a.Changes = append(a.Changes, Change{Field: f.Path, To: f.Value, cause: a.Cause, id: f.ID})
+		a.Changes = append(a.Changes, Change{Field: f.Path, To: f.Value, cause: a.Cause, id: f.ID + a.copied(f.Path)})
 	}
 	if isNew := b == nil || !b.Done; isNew && k.Kind == spec.KindVirtualMachine && d.cordoned {
 		a.State, a.Reason = Waiting, fmt.Sprintf("Host/%s is Cordoned: nothing new starts there", d.want.Host)
@@ -228,6 +231,23 @@ func (d *differ) create(a *Action, b *Applied) {
 	if k.Kind == spec.KindDisk && b != nil && b.Done {
 		a.block("its volume is gone; restore the volume, or raise metadata.incarnation to start with a new one")
 	}
+}
+
+// copied is the content that a disk is made with: an approval of the disk is one
+// of that, too. The disk is not compared with it afterwards.
+func (a *Action) copied(path string) string {
+	if a.Kind != spec.KindDisk {
+		return ""
+	}
+	to := a.Want.ref(path)
+	if to == nil {
+		return ""
+	}
+	img, ok := to.Spec.(*spec.Image)
+	if !ok {
+		return ""
+	}
+	return fmt.Sprintf(" %s %s %s", img.SHA256, img.Format, img.VirtualSize)
 }
 
 // createCause tells an object that got lost from one that a commit asks for, or
