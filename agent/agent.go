@@ -168,6 +168,7 @@ func New(cfg Config) (*Agent, error) {
 	if err := a.store.load(reviewFile, &a.review.reviewMemory); err != nil {
 		return nil, err
 	}
+	a.review.begin(a.mem.LastApplied)
 	if a.mem.Restarts == nil {
 		a.mem.Restarts = map[string]reconcile.Restart{}
 	}
@@ -240,6 +241,9 @@ func (a *Agent) advance(ctx context.Context) error {
 		if err = a.cfg.Source.Keep(ctx, rev.Hash); err != nil {
 			err = &refusal{"CacheFailed", "keep the revision in the cache: " + err.Error()}
 		}
+	}
+	if err == nil {
+		err = a.forgetWithdrawn(ctx, good, rev.Hash)
 	}
 	return a.settleRevision(rev, next, err, seen)
 }

@@ -153,9 +153,9 @@ func (a *Agent) decide(want *reconcile.Desired, have reconcile.State) *reconcile
 		have.Unknown[k] = inProgress
 		delete(have.Objects, k)
 	}
-	plan := reconcile.Diff(want, a.base, have, now)
+	plan, awaits, inUse := a.diff(want, a.base, have)
+	a.review.awaits, a.review.inUse = awaits, inUse
 	plan.Base = a.mem.LastApplied
-	a.review.awaits, a.review.inUse = a.holdUnreviewed(want, &plan)
 	policy.Apply(&plan, a.restraints(have, a.contact && now.Sub(a.mem.LastContact) < 2*a.cfg.Interval+time.Minute))
 	failing := map[reconcile.Key]*failure{}
 	for i := range plan.Actions {

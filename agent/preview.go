@@ -45,15 +45,16 @@ func (a *Agent) Plan(ctx context.Context, r api.PlanRequest) (*reconcile.Plan, e
 			a.log.Warn("plan against status", "error", err)
 			have = reconcile.NewState()
 		}
-		plan = reconcile.Diff(want, base, have, now)
+		a.mu.Lock()
+		if r.Rev == "" && r.Base == "" {
+			plan, _, _ = a.diff(want, base, have)
+		} else {
+			plan = reconcile.Diff(want, base, have, now)
+		}
 		plan.Hosts[0].ObservedAt = observed
 		plan.Incomplete = err != nil || now.Sub(observed) > maxReportAge
-		a.mu.Lock()
 		in := a.restraints(have, a.contact || r.Rev == "")
 		in.Ownership = a.ownership(set)
-		if r.Rev == "" && r.Base == "" {
-			a.holdUnreviewed(want, &plan)
-		}
 		policy.Apply(&plan, in)
 		a.mu.Unlock()
 	default:

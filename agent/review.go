@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +29,8 @@ type Review struct {
 
 // reviewMemory is what the agent remembers of approvals over a restart.
 type reviewMemory struct {
+	// Begun says that Base was thought of.
+	Begun bool `json:"begun,omitempty"`
 	// Base is the newest revision at which nothing awaited a review. What was
 	// approved for an earlier one does not count again.
 	Base  string         `json:"base,omitempty"`
@@ -109,14 +112,50 @@ func (a *Agent) holdUnreviewed(want *reconcile.Desired, plan *reconcile.Plan) (a
 			r.dirty = p.see(act, ask) || r.dirty
 		}
 		// What an id says of a removal follows from what was applied; what is
-		// there may have lost its protection since.
-		if act.Impact > ask.Impact && (act.Op == reconcile.OpDelete || act.Op == reconcile.OpQuarantine) {
+		// there may have lost its protection since. And what is to be made may be
+		// there by now, and have been changed.
+		if act.Impact > ask.Impact && (act.Op == reconcile.OpDelete || act.Op == reconcile.OpQuarantine || ask.Op == reconcile.OpCreate) {
 			hold.Beyond[act.ID] = fmt.Sprintf("its impact is %s by now, and %s was approved", act.Impact, ask.Impact)
 		}
 	}
 	hold.Found = policy.ApprovedBy(len(hold.Approved), names)
 	return hold.Hold(plan), inUse
 }
+
+// begin lets nothing count that was approved for what is applied already,
+// where reviews begin with this start, or what is known of them was lost.
+func (r *reviewer) begin(lastApplied string) {
+	if r.Begun {
+		return
+	}
+	r.Begun, r.dirty = true, true
+	if r.Base == "" {
+		r.Base = lastApplied
+	}
+}
+
+// diff makes the plan, and holds what nobody approved. a.mu is held.
+func (a *Agent) diff(want *reconcile.Desired, base reconcile.Base, have reconcile.State) (plan reconcile.Plan, awaits []policy.Unreviewed, inUse map[string]bool) {
+	now := a.cfg.Now()
+	plan = reconcile.Diff(want, base, have, now)
+	awaits, inUse = a.holdUnreviewed(want, &plan)
+	for _, u := range awaits {
+		b := base[u.Action.Key()]
+		if u.Action.Kind != spec.KindHost || u.Action.Name != a.cfg.Host || b == nil || b.Get(driftField) == u.Action.Want.Get(driftField) {
+			continue
+		}
+		// Drift has no id. Its mode is what was applied until the change of it is
+		// approved.
+		mode, as := b.Get(driftField), *want
+		as.HostDrift = &mode
+		plan = reconcile.Diff(&as, base, have, now)
+		awaits, inUse = a.holdUnreviewed(want, &plan)
+		break
+	}
+	return plan, awaits, inUse
+}
+
+const driftField = "spec.drift"
 
 // askedOf is what the commit asks for, as if nothing had moved: what ids are
 // made of. It is worked out only where the plan has any.
@@ -183,7 +222,7 @@ func (a *Agent) seekApprovals(ctx context.Context, plan *reconcile.Plan, fetch b
 	a.mu.Lock()
 	awaits := c.Required && c.Signers != nil && len(a.review.awaits) > 0
 	held := c.Overrides != nil && plan.Count(reconcile.Held) > 0
-	from, good := a.review.Base, a.mem.Good
+	from, good, base := a.review.Base, a.mem.Good, maps.Clone(a.base)
 	now := a.cfg.Now()
 	due := fetch || now.Sub(a.review.looked) >= lookInterval
 	if (awaits || held) && due {
@@ -195,8 +234,12 @@ func (a *Agent) seekApprovals(ctx context.Context, plan *reconcile.Plan, fetch b
 	}
 	files, err := a.cfg.Source.Records(ctx, c.Ref)
 	var chain []Revision
+	var found []offer
 	if err == nil && awaits && len(files) > 0 {
 		chain, err = a.cfg.Source.Between(ctx, from, good, true)
+	}
+	if err == nil {
+		found, err = a.findApprovals(ctx, files, from, chain, base)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -208,14 +251,11 @@ func (a *Agent) seekApprovals(ctx context.Context, plan *reconcile.Plan, fetch b
 		return false
 	}
 	a.review.failed = ""
-	found := false
-	if awaits {
-		found = a.takeApprovals(files, from, chain, plan)
-	}
+	taken := a.takeApprovals(found, plan)
 	if held {
-		found = a.takeOverrides(files, plan) || found
+		taken = a.takeOverrides(files, plan) || taken
 	}
-	return found
+	return taken
 }
 
 // seeksApprovals says whether something may be released by a record. a.mu is
@@ -224,41 +264,95 @@ func (a *Agent) seeksApprovals() bool {
 	return len(a.review.awaits) > 0 || a.cfg.Review.Overrides != nil && a.plan != nil && a.plan.Count(reconcile.Held) > 0
 }
 
-// takeApprovals accepts the approvals of the revisions since the last one at
-// which nothing awaited a review. a.mu is held.
-func (a *Agent) takeApprovals(files map[string][]byte, from string, chain []Revision, plan *reconcile.Plan) bool {
+// offer is an approval whose signature is good, or why it does not count.
+type offer struct {
+	review.Signed
+	rec   review.Approval
+	by    string
+	at    Revision // that it approves
+	since []*asked // what came after that
+	err   error
+}
+
+// findApprovals finds the approvals of the revisions since the last one at which
+// nothing awaited a review. chain is newest first.
+func (a *Agent) findApprovals(ctx context.Context, files map[string][]byte, from string, chain []Revision, base reconcile.Base) ([]offer, error) {
 	place := make(map[string]int, len(chain))
 	for i, c := range chain {
 		place[c.Hash] = i
 	}
+	var list []offer
+	seen := map[string]int{} // by path, its place in list
+	oldest := 0
+	// Oldest first: a tree that comes again by a revert of a revert is another
+	// change, and needs an approval of its own.
+	for i, c := range slices.Backward(chain) {
+		s, ok := review.ApprovalOf(files, c.Tree, a.cfg.Host)
+		n, again := seen[s.Path]
+		if !ok || again && list[n].err == nil {
+			continue
+		}
+		o := offer{Signed: s, at: c}
+		a.mu.Lock()
+		known := a.known(s)
+		if !known {
+			o.rec, o.by, o.err = a.approval(s)
+		}
+		a.mu.Unlock()
+		if known {
+			continue
+		}
+		at, listed := place[o.rec.Base]
+		switch {
+		case o.err != nil:
+		case o.rec.Tree != c.Tree:
+			o.err = errors.New("it is of another tree")
+		case o.rec.Base != from && (!listed || at <= i):
+			o.err = fmt.Errorf("it approves a change of %s, which is not what this host comes from", short(o.rec.Base))
+		case i > maxSince:
+			o.err = fmt.Errorf("more than %d revisions came after %s, which it approves", maxSince, short(c.Hash))
+		default:
+			oldest = max(oldest, i)
+		}
+		if again {
+			list[n] = o
+		} else {
+			seen[s.Path] = len(list)
+			list = append(list, o)
+		}
+	}
+	since, err := a.asks(ctx, chain[:oldest], base, a.cfg.Now())
+	if err != nil {
+		return nil, err
+	}
+	for i := range list {
+		if o := &list[i]; o.err == nil {
+			o.since = since[:place[o.at.Hash]]
+		}
+	}
+	return list, nil
+}
+
+// takeApprovals accepts approvals, as far as what they approve was not taken
+// back meanwhile. a.mu is held.
+func (a *Agent) takeApprovals(list []offer, plan *reconcile.Plan) bool {
 	found := false
-	for i, c := range chain {
+	for _, o := range list {
+		if o.err != nil {
+			a.refuseRecord(o.Signed, o.err)
+			continue
+		}
 		if len(a.review.Plans) >= maxPlans {
 			break
 		}
-		s, ok := review.ApprovalOf(files, c.Tree, a.cfg.Host)
-		if !ok || a.known(s) {
-			continue
+		p := approvedPlan{Record: sum(o.Signed), Tree: o.rec.Tree, By: o.by, Until: o.rec.Until}
+		p.IDs = slices.Sorted(slices.Values(slices.Concat(o.rec.IDs, o.rec.Also)))
+		for _, s := range o.since {
+			p.withdraw(s)
 		}
-		rec, by, err := a.approval(s)
-		at, listed := place[rec.Base]
-		switch {
-		case err != nil:
-		case rec.Tree != c.Tree:
-			err = errors.New("it is of another tree")
-		case rec.Base != from && (!listed || at <= i):
-			// The same tree may come again by a revert of a revert: that is
-			// another change, and needs an approval of its own.
-			err = fmt.Errorf("it approves a change of %s, which is not what this host comes from", short(rec.Base))
-		}
-		if err != nil {
-			a.refuseRecord(s, err)
-			continue
-		}
-		ids := slices.Sorted(slices.Values(slices.Concat(rec.IDs, rec.Also)))
-		a.review.Plans = append(a.review.Plans, approvedPlan{Record: sum(s), Tree: rec.Tree, By: by, Until: rec.Until, IDs: ids})
+		a.review.Plans = append(a.review.Plans, p)
 		a.review.dirty, found = true, true
-		a.events.audit("", "PlanApproved", approvedMessage(c, rec, plan), by)
+		a.events.audit("", "PlanApproved", approvedMessage(o.at, o.rec, plan), o.by)
 	}
 	return found
 }

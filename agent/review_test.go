@@ -26,7 +26,8 @@ type paperRepo struct {
 	chain   []Revision // oldest first; the last is the newest
 	sets    map[string]*spec.Set
 	records map[string][]byte
-	fail    error // of Records
+	host    string // more of the host's spec
+	fail    error  // of Records
 	reads   int
 }
 
@@ -37,7 +38,7 @@ func hash(of string, n int) string { return fmt.Sprintf("%s%039x", of, n) }
 func (r *paperRepo) push(t testing.TB, docs ...string) Revision {
 	t.Helper()
 	text := "apiVersion: reconciler/v1alpha1\nkind: Cluster\nmetadata: {name: demo}\nspec: {id: demo}\n---\n" +
-		"apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {name: host1}\nspec: {roles: [Hypervisor], addresses: {management: 127.0.0.1}}\n"
+		"apiVersion: reconciler/v1alpha1\nkind: Host\nmetadata: {name: host1}\nspec: {roles: [Hypervisor], addresses: {management: 127.0.0.1}" + r.host + "}\n"
 	for _, d := range docs {
 		text += "---\n" + d
 	}

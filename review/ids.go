@@ -40,6 +40,14 @@ func approvable(want, was *reconcile.Desired, base reconcile.Base, have reconcil
 	return sorted(ids), sorted(later)
 }
 
+// Asked are the ids that it takes to make base what is wanted, now and in the
+// steps after that, as far as nothing moves by itself.
+func Asked(want *reconcile.Desired, base reconcile.Base, now time.Time) map[string]bool {
+	ids := map[string]bool{}
+	ahead(want, base, reconcile.Calm(want, base), now, ids)
+	return ids
+}
+
 func sorted(set map[string]bool) []string {
 	list := slices.Sorted(maps.Keys(set))
 	if list == nil {
