@@ -93,9 +93,9 @@ func (r *Report) troubles(p *page) {
 	if len(unknown) == 0 {
 		return
 	}
-	fmt.Fprintf(p, "### INCOMPLETE: the state of %d of %s is not known\n\n"+
+	fmt.Fprintf(p, "### INCOMPLETE: the state of %d of %d hosts is not known\n\n"+
 		"What follows for them assumes that they are as the base declares them. **This plan cannot be approved.**\n\n"+
-		"| host | why |\n|---|---|\n", len(unknown), count(len(r.Hosts), "host"))
+		"| host | why |\n|---|---|\n", len(unknown), len(r.Hosts))
 	for i, h := range unknown {
 		if !p.add(fmt.Sprintf("| **%s** | %s |\n", code(h.Host), code(h.Problem)), p.limit*5/6) {
 			fmt.Fprintf(p, "| … | and %d more hosts |\n", len(unknown)-i)

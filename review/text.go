@@ -15,7 +15,7 @@ func (r *Report) WriteText(w io.Writer) error {
 		fmt.Fprintf(&b, "REFUSED: %s\n\n", line(r.Refused))
 	}
 	if unknown := r.unknown(); len(unknown) > 0 {
-		fmt.Fprintf(&b, "INCOMPLETE: the state of %d of %s is not known\n", len(unknown), count(len(r.Hosts), "host"))
+		fmt.Fprintf(&b, "INCOMPLETE: the state of %d of %d hosts is not known\n", len(unknown), len(r.Hosts))
 		for _, h := range unknown {
 			fmt.Fprintf(&b, "  %s: %s\n", h.Host, line(h.Problem))
 		}

@@ -394,7 +394,7 @@ func (f *fakeForge) Comment(_ context.Context, _ int, marker, body string) (stri
 		return "", errors.New("no marker, or too long")
 	}
 	f.comments = append(f.comments, body)
-	return "", f.err
+	return "url", f.err
 }
 
 func (f *fakeForge) CommentLimit() int { return 65536 }
@@ -415,6 +415,9 @@ func TestCIPosts(t *testing.T) {
 	if len(f.comments) != 1 || !strings.Contains(f.comments[0], "VirtualMachine/web") {
 		t.Errorf("%+v", f.comments)
 	}
+	if want := []string{"Status   reconciler/plan of " + head[:12] + " is success", "Comment  url"}; !slices.Equal(p.told, want) {
+		t.Errorf("the job tells of %q, not of %q", p.told, want)
+	}
 	// A job that was overtaken says so to its own commit only.
 	w.commit("more still", map[string]string{"web.yaml": ciVM("web", "512Mi")})
 	w.git("update-ref", "refs/pull/7/head", "feature")
@@ -429,6 +432,18 @@ func TestCIPosts(t *testing.T) {
 	f.err = errors.New("the forge is down")
 	if r, err := p.plan(t.Context()); err == nil || r == nil {
 		t.Errorf("the outcome is lost with the forge: %v %v", r, err)
+	}
+}
+
+// In a terminal it is enough to name the forge: the rest follows from --repo.
+func TestCIForgeFollowsFromRepo(t *testing.T) {
+	s := ciSetup{repo: "https://git.example.org/ops/cluster.git", ciFlags: ciFlags{forge: "gitea", forgeToken: "token", pull: 7}}
+	if f, err := s.poster(); err != nil || f.Repository() != "ops/cluster" {
+		t.Errorf("%v", err)
+	}
+	s.pull = 0
+	if f, err := s.poster(); f != nil || err != nil {
+		t.Errorf("without a pull request: %v, %v", f, err)
 	}
 }
 

@@ -37,16 +37,16 @@ is exit code 4 and a failing commit status.
 
 In a job of GitHub Actions, Gitea Actions or GitLab CI nothing but a token needs
 to be given; with it, plan posts or updates one comment on the pull request and
-sets the commit status of its head.
+sets the commit status of its head. Elsewhere, name --forge and --pull, too.
 
 --approve-key signs what was shown, before the status says success: the plan is
 then approved by whoever may merge the pull request. See ci approve for what
 that means, and for approving it apart.`,
 		Example: `  reconciler ci plan --token-file token
-  reconciler ci plan --repo https://forge.example/cluster.git --base main --head feature
-  reconciler ci plan --pull 7 --forge gitea --forge-url https://forge.example --repository ops/cluster --token-file token -o github`,
+  reconciler ci plan --repo https://forge.example/ops/cluster.git --token-file token --base main --head feature
+  reconciler ci plan --repo https://forge.example/ops/cluster.git --token-file token --base main --pull 7 --forge gitea`,
 		Args:        noArgs,
-		Annotations: map[string]string{formatsKey: "text, json, markdown, github", detailedKey: "yes"},
+		Annotations: map[string]string{formatsKey: "text, json, markdown, github", detailedKey: "yes", incompleteKey: "yes"},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
 			if err := checkValid(valid, review.MaxApproval); err != nil {
@@ -70,7 +70,11 @@ that means, and for approving it apart.`,
 				if r == nil {
 					return err
 				}
-				if perr := a.printCI(j, r, jsonFile); perr != nil || err != nil {
+				perr := a.printCI(j, r, jsonFile)
+				for _, line := range p.told {
+					fmt.Fprintln(a.stderr, clean(line))
+				}
+				if perr != nil || err != nil {
 					return errors.Join(perr, err)
 				}
 				return r.exit(detailed)
@@ -259,6 +263,11 @@ type ciPost struct {
 	shown   string
 	key     *trust.Key // signs the plan; nil: nobody does
 	valid   time.Duration
+	told    []string // what was done beside the plan, a line each
+}
+
+func (p *ciPost) tell(format string, args ...any) {
+	p.told = append(p.told, fmt.Sprintf(format, args...))
 }
 
 // commentMarker finds the comment again.
@@ -272,7 +281,12 @@ func (p *ciPost) plan(ctx context.Context) (*ciResult, error) {
 	if err == nil && p.key != nil && r.approvable("") == nil {
 		// Before the status: what is merged the moment it turns green finds its
 		// approval.
-		_, err = p.job.approve(ctx, r, p.key, p.valid, false)
+		var records []review.Signed
+		if records, err = p.job.approve(ctx, r, p.key, p.valid, false); err == nil {
+			for _, s := range records {
+				p.tell("Approved %s", s.Path)
+			}
+		}
 	}
 	if p.forge == nil {
 		return r, err
@@ -295,10 +309,17 @@ func (p *ciPost) plan(ctx context.Context) (*ciResult, error) {
 		return r, err
 	}
 	limit := p.forge.CommentLimit() - len(commentMarker) - 2
-	_, cerr := p.forge.Comment(ctx, p.job.setup.pull, commentMarker, commentMarker+"\n"+r.markdown(limit, p.shown))
+	url, cerr := p.forge.Comment(ctx, p.job.setup.pull, commentMarker, commentMarker+"\n"+r.markdown(limit, p.shown))
+	if cerr == nil {
+		p.tell("Comment  %s", url)
+	}
 	return r, errors.Join(err, cerr)
 }
 
 func (p *ciPost) setStatus(ctx context.Context, commit string, s forge.State, text string) error {
-	return p.forge.SetStatus(ctx, commit, forge.Status{Context: p.context, State: s, Description: text, URL: p.shown})
+	err := p.forge.SetStatus(ctx, commit, forge.Status{Context: p.context, State: s, Description: text, URL: p.shown})
+	if err == nil {
+		p.tell("Status   %s of %s is %s", p.context, shortRev(commit), s)
+	}
+	return err
 }

@@ -17,7 +17,7 @@ import (
 func commandsDocument(root *cobra.Command) string {
 	var b strings.Builder
 	b.WriteString("# Commands\n\n")
-	b.WriteString("Generated from the commands themselves and from the configuration's fields; do not edit.\n\n")
+	b.WriteString("Generated from the commands themselves; do not edit. The configuration file is described in\n[operating](operating.md#configuration).\n\n")
 	b.WriteString(root.Long + "\n\n")
 	b.WriteString("| command | does |\n|---|---|\n")
 	visit(root, func(c *cobra.Command) {
@@ -27,16 +27,13 @@ func commandsDocument(root *cobra.Command) string {
 	})
 	b.WriteString("\n## Flags of every command\n\n")
 	writeFlags(&b, root.PersistentFlags())
-	b.WriteString("## Exit codes\n\n```text\n" + detailedExitCodesHelp + "\n```\n\n")
+	b.WriteString("## Exit codes\n\n```text\n" + outcomesHelp + usageHelp + detailedHelp + "\n" + incompleteHelp + "```\n\n`ci plan` tells of an incomplete plan without the flag, too.\n\n")
 	visit(root, func(c *cobra.Command) {
 		if c.HasParent() && shown(c) {
 			writeCommand(&b, c)
 		}
 	})
-	b.WriteString("## Configuration file\n\n")
-	fmt.Fprintf(&b, "`%s`, YAML. A key that is not known is an error. Flags come before it.\n\n", config.DefaultPath)
-	b.WriteString(configTable())
-	return b.String()
+	return strings.TrimSpace(b.String()) + "\n"
 }
 
 func configTable() string {

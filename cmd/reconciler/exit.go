@@ -21,17 +21,21 @@ const (
 	exitUsage      = 64 // EX_USAGE, sysexits.h
 )
 
-const exitCodesHelp = `Exit codes:
+const (
+	outcomesHelp = `Exit codes:
   0   done
   1   error
-  64  usage error`
+`
+	incompleteHelp = `  4   incomplete: a host's state is missing, stale or unreadable
+`
+	usageHelp = `  64  usage error`
 
-const detailedExitCodesHelp = exitCodesHelp + `
+	detailedHelp = `
 With --detailed-exitcode:
   0   nothing is left to do
   2   something is ready to be done
-  3   nothing is ready, but something is waiting, held or blocked
-  4   incomplete: a host's state is missing, stale or unreadable`
+  3   nothing is ready, but something is waiting, held or blocked`
+)
 
 // exitCode is an outcome that is not an error.
 type exitCode int

@@ -11,8 +11,9 @@ import (
 
 // Annotations of a command.
 const (
-	formatsKey  = "formats"  // what -o takes; the first is the default
-	detailedKey = "detailed" // the command has --detailed-exitcode
+	formatsKey    = "formats"    // what -o takes; the first is the default
+	detailedKey   = "detailed"   // the command has --detailed-exitcode
+	incompleteKey = "incomplete" // it tells of an incomplete plan without that, too
 )
 
 func (a *app) root() *cobra.Command {

@@ -23,8 +23,11 @@ Output formats (-o): {{.}}{{end}}{{if .HasAvailableInheritedFlags}}
 
 Flags of every command: reconciler --help{{end}}
 
-{{if index .Annotations "detailed"}}` + detailedExitCodesHelp + `{{else}}` + exitCodesHelp + `{{end}}
-`
+` + outcomesHelp + `{{if index .Annotations "incomplete"}}` + incompleteHelp + `{{end}}` + usageHelp +
+	`{{if index .Annotations "detailed"}}` + detailedHelp + `{{if not (index .Annotations "incomplete")}}
+` + incompleteHelp + `{{else}}
+{{end}}{{else}}
+{{end}}`
 
 // noArgs is for a command that has no arguments.
 func noArgs(_ *cobra.Command, args []string) error {
