@@ -6,7 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"reconciler/api"
 	"reconciler/reconcile"
 )
 
@@ -103,4 +105,43 @@ func TestDriftModeNeedsReview(t *testing.T) {
 	w.approve(w.approval())
 	w.pass()
 	w.wantDid("start old")
+}
+
+// What an operator lets pass is what the plan shows, not what somebody makes
+// look like it afterwards.
+func TestAllowanceIsForWhatIsShown(t *testing.T) {
+	w := newReviewed(t)
+	w.repo.push(t, paperVM("old", "256Mi"))
+	p := w.pass()
+	id := ""
+	for i := range p.Actions {
+		if a := &p.Actions[i]; a.Name == "old" {
+			id = a.ID
+		}
+	}
+	allow := func(id string) error {
+		return w.a.Allow(t.Context(), api.AllowRequest{ID: id, For: time.Hour, Reason: "seen", Caller: api.Caller{Name: "root"}})
+	}
+	for _, other := range []string{strings.Repeat("0", 12), "VirtualMachine/new"} {
+		var e *api.Error
+		if err := allow(other); !errors.As(err, &e) || e.Code != api.NotFound {
+			t.Errorf("allow %s: %v", other, err)
+		}
+	}
+	if err := allow("VirtualMachine/old"); err != nil {
+		t.Fatal(err)
+	}
+	if l := w.a.mem.Allowances; len(l) != 1 || l[0].ID != id {
+		t.Errorf("allowances %+v, want one of %s", l, id)
+	}
+	w.a.mem.Allowances = nil
+	if err := allow(id[:8]); err != nil {
+		t.Fatal(err)
+	}
+	if l := w.a.mem.Allowances; len(l) != 1 || l[0].ID != id {
+		t.Errorf("allowances %+v, want one of %s", l, id)
+	}
+	w.repo.push(t, paperVM("old", "512Mi"))
+	w.pass()
+	w.wantDid("")
 }

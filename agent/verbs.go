@@ -142,14 +142,17 @@ func (a *Agent) Allow(ctx context.Context, r api.AllowRequest) error {
 		return api.Errorf(api.Invalid, "give at least %d digits of the action's id", policy.MinID)
 	}
 	var ids []string
+	var err error
 	if strings.HasPrefix(r.ID, "sha256:") {
-		var err error
-		if ids, err = a.idsOf(ctx, r.ID); err != nil {
-			return err
-		}
+		ids, err = a.idsOf(ctx, r.ID)
+	} else {
+		r.ID, err = a.allowable(ctx, r.ID)
+	}
+	if err != nil {
+		return err
 	}
 	now := a.cfg.Now()
-	err := a.remember(func(m *memory) {
+	err = a.remember(func(m *memory) {
 		m.Allowances = slices.DeleteFunc(m.Allowances, func(l policy.Allowance) bool { return !now.Before(l.Until) })
 		m.Allowances = append(m.Allowances, policy.Allowance{ID: r.ID, IDs: ids, Reason: r.Reason, By: r.Caller.Name, Until: now.Add(r.For)})
 	})

@@ -34,8 +34,8 @@ func (s Suspension) String() string {
 
 // Allowance releases held actions for a while.
 type Allowance struct {
-	// ID is an action's, at least 8 digits of it, a plan's digest, or KIND/NAME
-	// for an action that has no id because no commit asked for it.
+	// ID is an action's, all of it, a plan's digest, or KIND/NAME for an action
+	// that has no id because no commit asked for it.
 	ID string `json:"id"`
 	// IDs are the actions of the plan whose digest ID is: a part of a plan that
 	// was allowed as a whole may run, as after a crash in the middle.
@@ -45,7 +45,7 @@ type Allowance struct {
 	Until  time.Time `json:"until"`
 }
 
-// MinID is the least number of digits of an action's id that names it.
+// MinID is the least number of digits by which an operator names an action.
 const MinID = 8
 
 // covers says whether the allowance releases an action of a plan with this digest.
@@ -53,10 +53,10 @@ func (l Allowance) covers(a *reconcile.Action, digest string, now time.Time) boo
 	if !now.Before(l.Until) {
 		return false
 	}
-	if a.ID != "" && slices.Contains(l.IDs, a.ID) {
-		return true
+	if a.ID == "" {
+		return l.ID == digest || l.ID == handle(a)
 	}
-	return l.ID == digest || l.ID == handle(a) || a.ID != "" && len(l.ID) >= MinID && strings.HasPrefix(a.ID, l.ID)
+	return l.ID == digest || l.ID == a.ID || slices.Contains(l.IDs, a.ID)
 }
 
 // Input is everything beside the plan that decides.

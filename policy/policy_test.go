@@ -175,17 +175,18 @@ func TestBudgetSaysWhen(t *testing.T) {
 
 func TestAllow(t *testing.T) {
 	have, plan := host(1)
+	id := plan().Actions[0].ID
 	for _, c := range []struct {
 		id    string
 		until time.Time
 		ready int
 	}{
 		{"", now.Add(time.Hour), 0},
-		{"0000000", now.Add(time.Hour), 0}, // too short a prefix
-		{"00000000", now.Add(time.Hour), 1},
-		{"00000000", now, 0},
+		{id[:32], now.Add(time.Hour), 0}, // a commit can be made whose id begins so
+		{id, now.Add(time.Hour), 1},
+		{id, now, 0},
 		{"sha256:abc", now.Add(time.Hour), 2},
-		{"VirtualMachine/v00", now.Add(time.Hour), 1},
+		{"VirtualMachine/v00", now.Add(time.Hour), 0}, // whatever a commit asks of it
 	} {
 		p := plan()
 		Apply(p, Input{Have: have, Limits: DefaultLimits, Now: now, Allowances: []Allowance{{ID: c.id, Until: c.until}}})

@@ -275,7 +275,7 @@ func TestWindowsHoldInterruptions(t *testing.T) {
 		// A person may.
 		q := &reconcile.Plan{Actions: []reconcile.Action{a}}
 		in.Now = from
-		in.Allowances = []Allowance{{ID: "aaaaaaaa", Until: from.Add(time.Minute)}}
+		in.Allowances = []Allowance{{ID: a.ID, Until: from.Add(time.Minute)}}
 		if Apply(q, in); q.Actions[0].State != reconcile.Ready {
 			t.Fatalf("allowed and still %s: %s", q.Actions[0].State, q.Actions[0].Reason)
 		}
