@@ -37,9 +37,11 @@ func code(s string) string {
 	return "`" + s + "`"
 }
 
-// line makes text one line of a fenced block, which it cannot end.
+// line makes text one line of a fenced block, which it cannot end. The runners of
+// GitHub and Gitea read what a job prints, and take "##[" anywhere in a line for a
+// command: one of them hides words in all that follows.
 func line(s string) string {
-	return strings.Map(func(r rune) rune {
+	s = strings.Map(func(r rune) rune {
 		switch {
 		case r == '`':
 			return '\''
@@ -48,6 +50,7 @@ func line(s string) string {
 		}
 		return r
 	}, strings.ToValidUTF8(s, "\uFFFD"))
+	return strings.ReplaceAll(s, "##[", "## [")
 }
 
 // quote makes a value visible on one line, whatever it holds.
