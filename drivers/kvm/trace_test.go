@@ -104,7 +104,8 @@ func TestTraces(t *testing.T) {
 	}
 
 	pid, letGo := r.hand("web", `{"execute":"device_del","arguments":{"id":"disk-data"}}`)
-	got := r.trace("web", "device disk-data was unplugged")
+	// Who it was is found out a moment after what it was.
+	got := r.trace("web", "device disk-data was unplugged from QEMU; connected to its monitor then")
 	if who := fmt.Sprintf("(pid %d, uid 0", pid); !strings.Contains(got.Text, who) {
 		t.Errorf("%q does not say %q", got.Text, who)
 	}
