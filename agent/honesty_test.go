@@ -145,6 +145,9 @@ func (s *site) absorb(p *reconcile.Plan) {
 		listed[a.Key()] = true
 		if a.Op == reconcile.OpUnchanged && a.Want != nil {
 			s.a.base.Finish(a)
+			if s.reviewed != nil { // it is so already, and nobody did it
+				s.reviewed = append(s.reviewed, &reconcile.Desired{Objects: map[reconcile.Key]*reconcile.Object{a.Key(): a.Want}})
+			}
 		}
 	}
 	maps.DeleteFunc(s.a.base, func(k reconcile.Key, _ *reconcile.Applied) bool {
@@ -262,7 +265,9 @@ func (s *site) seen(a *reconcile.Action) {
 	}
 	var shown []*reconcile.Object
 	for _, d := range s.reviewed {
-		shown = append(shown, d.Objects[a.Key()])
+		if o, ok := d.Objects[a.Key()]; ok || d.Host != "" {
+			shown = append(shown, o)
+		}
 	}
 	if a.Want == nil {
 		if !slices.Contains(shown, nil) {
