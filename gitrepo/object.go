@@ -54,23 +54,31 @@ func parseCommit(h hash, b []byte) (Commit, error) {
 	}
 	c := Commit{Hash: h.String()}
 	head, message, _ := bytes.Cut(b, []byte("\n\n"))
+	// As git reads it, and with it whoever reviews: the tree comes first, then the
+	// parents; headers of these names further on mean nothing.
+	inOrder := true
 	for line := range bytes.Lines(head) {
 		key, val, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), " ")
-		switch key {
-		case "tree", "parent":
+		switch {
+		case c.Tree == "":
+			if key != "tree" || !plumbing.IsHash(val) {
+				return bad("no tree")
+			}
+			c.Tree, c.tree = val, plumbing.NewHash(val)
+		case key == "parent" && inOrder:
 			if !plumbing.IsHash(val) {
-				return bad("malformed " + key)
+				return bad("malformed parent")
 			}
-			if key == "tree" {
-				c.Tree, c.tree = val, plumbing.NewHash(val)
-			} else {
-				c.Parents = append(c.Parents, val)
-				c.parents = append(c.parents, plumbing.NewHash(val))
+			c.Parents = append(c.Parents, val)
+			c.parents = append(c.parents, plumbing.NewHash(val))
+		default:
+			inOrder = false
+			switch key {
+			case "author":
+				c.Author, c.AuthorEmail, _ = parseSignature(val)
+			case "committer":
+				c.Committer, c.committerEmail, c.When = parseSignature(val)
 			}
-		case "author":
-			c.Author, c.AuthorEmail, _ = parseSignature(val)
-		case "committer":
-			c.Committer, c.committerEmail, c.When = parseSignature(val)
 		}
 	}
 	if c.Tree == "" {
