@@ -415,7 +415,7 @@ func TestCIPosts(t *testing.T) {
 	if len(f.comments) != 1 || !strings.Contains(f.comments[0], "VirtualMachine/web") {
 		t.Errorf("%+v", f.comments)
 	}
-	if want := []string{"Status   reconciler/plan of " + head[:12] + " is success", "Comment  url"}; !slices.Equal(p.told, want) {
+	if want := []string{"Comment  url", "Status   reconciler/plan of " + head[:12] + " is success"}; !slices.Equal(p.told, want) {
 		t.Errorf("the job tells of %q, not of %q", p.told, want)
 	}
 	// A job that was overtaken says so to its own commit only.
@@ -432,6 +432,15 @@ func TestCIPosts(t *testing.T) {
 	f.err = errors.New("the forge is down")
 	if r, err := p.plan(t.Context()); err == nil || r == nil {
 		t.Errorf("the outcome is lost with the forge: %v %v", r, err)
+	}
+	// What nobody could see is not signed, and its status is no success.
+	p.job, p.key = w.job(func(s *ciSetup) { s.pull, s.head = 7, "" }), ciKey(t)
+	told := len(f.statuses)
+	if _, err := p.plan(t.Context()); err == nil || len(f.statuses) != told+1 || f.statuses[told].State != forge.Errored {
+		t.Errorf("a plan that could not be shown: %v, %+v", err, f.statuses[told:])
+	}
+	if files, _, err := p.job.specs.ReadFiles(t.Context(), p.job.setup.approvals, 10); len(files) > 0 {
+		t.Errorf("a plan that could not be shown is approved: %d files, %v", len(files), err)
 	}
 }
 

@@ -273,14 +273,17 @@ func (p *ciPost) tell(format string, args ...any) {
 // commentMarker finds the comment again.
 const commentMarker = "<!-- reconciler: plan -->"
 
+// plan shows the plan, signs what was shown, and only then lets the status turn
+// green: what is merged that moment was seen, and finds its approval.
 func (p *ciPost) plan(ctx context.Context) (*ciResult, error) {
 	if p.shown == "" {
 		p.shown = p.job.setup.env.run
 	}
 	r, err := p.job.compute(ctx)
+	if err == nil {
+		err = p.show(ctx, r)
+	}
 	if err == nil && p.key != nil && r.approvable("") == nil {
-		// Before the status: what is merged the moment it turns green finds its
-		// approval.
 		var records []review.Signed
 		if records, err = p.job.approve(ctx, r, p.key, p.valid, false); err == nil {
 			for _, s := range records {
@@ -291,29 +294,32 @@ func (p *ciPost) plan(ctx context.Context) (*ciResult, error) {
 	if p.forge == nil {
 		return r, err
 	}
-	if err != nil {
-		// A status that is in force from an earlier run says what no longer holds.
-		at := p.job.setup.env.head
-		if r != nil {
-			at = r.head.Hash
-		}
-		if isCommit(at) {
-			err = errors.Join(err, p.setStatus(ctx, at, forge.Errored, "the plan could not be made; see the job"))
-		}
-		return r, err
+	if err == nil {
+		state, text := r.status()
+		return r, p.setStatus(ctx, r.head.Hash, state, text)
 	}
-	state, text := r.status()
-	err = p.setStatus(ctx, r.head.Hash, state, text)
-	if r.moved {
-		// The newer job's comment must not be written over.
-		return r, err
+	// A status that is in force from an earlier run says what no longer holds.
+	at := p.job.setup.env.head
+	if r != nil {
+		at = r.head.Hash
+	}
+	if isCommit(at) {
+		err = errors.Join(err, p.setStatus(ctx, at, forge.Errored, "the plan could not be made or shown; see the job"))
+	}
+	return r, err
+}
+
+// show posts the comment; a newer job's is not written over.
+func (p *ciPost) show(ctx context.Context, r *ciResult) error {
+	if p.forge == nil || r.moved {
+		return nil
 	}
 	limit := p.forge.CommentLimit() - len(commentMarker) - 2
-	url, cerr := p.forge.Comment(ctx, p.job.setup.pull, commentMarker, commentMarker+"\n"+r.markdown(limit, p.shown))
-	if cerr == nil {
+	url, err := p.forge.Comment(ctx, p.job.setup.pull, commentMarker, commentMarker+"\n"+r.markdown(limit, p.shown))
+	if err == nil {
 		p.tell("Comment  %s", url)
 	}
-	return r, errors.Join(err, cerr)
+	return err
 }
 
 func (p *ciPost) setStatus(ctx context.Context, commit string, s forge.State, text string) error {
