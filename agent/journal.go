@@ -89,8 +89,18 @@ func (j *journal) failed(act *reconcile.Action, revision, message string) {
 	j.add(api.Event{Type: "Warning", Object: objectName(act), Reason: "Failed", Message: message, Action: eventAction(act, revision)})
 }
 
+// eventAction counts the impact of what is carried out, not of what waits.
 func eventAction(act *reconcile.Action, revision string) *api.EventAction {
-	return &api.EventAction{ID: act.ID, Op: act.Op, Cause: act.Cause, Impact: act.Impact, Revision: revision}
+	impact := act.Impact
+	if act.Op == reconcile.OpUpdate {
+		impact = reconcile.ImpactNone
+		for _, c := range act.Changes {
+			if c.Waits == "" {
+				impact = max(impact, c.Impact)
+			}
+		}
+	}
+	return &api.EventAction{ID: act.ID, Op: act.Op, Cause: act.Cause, Impact: impact, Revision: revision}
 }
 
 // add writes an event. A full disk must not stop the agent: the event is then

@@ -202,6 +202,6 @@ type EventAction struct {
 	ID       string           `json:"id" yaml:"id"` // empty of what no commit asked for
 	Op       reconcile.Op     `json:"op" yaml:"op"`
 	Cause    reconcile.Cause  `json:"cause" yaml:"cause"`
-	Impact   reconcile.Impact `json:"impact" yaml:"impact"`
+	Impact   reconcile.Impact `json:"impact" yaml:"impact"`     // of what was carried out, without what waits
 	Revision string           `json:"revision" yaml:"revision"` // in force at the time
 }
