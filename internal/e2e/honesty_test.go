@@ -58,15 +58,15 @@ type honest struct {
 	*edits
 	rnd *rand.Rand
 	// all are the ids that were approved so far.
-	all                                    map[string]bool
-	values                                 int // given to fields so far
-	seq                                    uint64
-	log                                    int64                  // bytes of the agent's log that were read
-	uptimes                                map[string]guestUptime // by machine
-	boots                                  map[string]int         // expected, by machine
-	grew                                   map[string]int         // MiB of each disk
-	machines                               []string
-	ran, approved, restarts, kills, drifts int
+	all                                           map[string]bool
+	values                                        int // given to fields so far
+	seq                                           uint64
+	log                                           int64                  // bytes of the agent's log that were read
+	uptimes                                       map[string]guestUptime // by machine
+	boots                                         map[string]int         // expected, by machine
+	grew                                          map[string]int         // MiB of each disk
+	machines                                      []string
+	ran, approved, restarts, kills, drifts, quits int
 }
 
 // guestUptime is what a guest says of itself.
@@ -333,6 +333,9 @@ func (h *honest) ids(branch string, r *review.Report, killed bool) {
 		if begun[e.Action.ID] == "" {
 			h.t.Errorf("%s: the events have %s of %.12s, which never began", branch, e.Action.Op, e.Action.ID)
 		}
+		if e.Action.Op == reconcile.OpUpdate && e.Action.Impact > reconcile.ImpactLive {
+			h.t.Errorf("%s: an update of %s had impact %s", branch, e.Object, e.Action.Impact)
+		}
 		if most, shown := impact[e.Action.ID]; shown && e.Action.Impact > most {
 			h.t.Errorf("%s: %s %s had impact %s, %s was shown", branch, e.Action.Op, e.Object, e.Action.Impact, most)
 		}
@@ -391,10 +394,18 @@ func (h *honest) impact(branch string, r *review.Report, was map[string]int, dri
 	}
 }
 
+// mostQuits bounds how often a machine ends by itself: the back-off doubles.
+const mostQuits = 3
+
 // drift changes something that no pull request is about.
 func (h *honest) drift() string {
 	h.t.Helper()
 	how := []string{"", "stop", "nic", "quit"}[h.rnd.IntN(4)]
+	if how == "quit" {
+		if h.quits++; h.quits > mostQuits {
+			how = "stop"
+		}
+	}
 	name := nameOf(drifting)
 	switch how {
 	case "":
