@@ -145,7 +145,7 @@ func (b *birth) argv() ([]string, error) {
 	a := &arguments{}
 	a.add("-name", "guest="+b.name+",debug-threads=on", "-uuid", b.uid,
 		"-nodefaults", "-no-user-config", "-display", "none", "-S",
-		"-machine", b.machine+",vmport=off,memory-backend=ram"+b.firmware(), "-accel", accel,
+		"-machine", b.machine+",vmport=off,dump-guest-core=off,memory-backend=ram"+b.firmware(), "-accel", accel,
 		"-cpu", model, "-smp", smp, "-m", mem)
 	a.json("-object", map[string]any{"qom-type": "memory-backend-ram", "id": "ram", "size": int64(b.vm.Memory.Size)})
 	a.add("-action", "shutdown=pause,panic=pause", "-rtc", "base=utc",

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -56,6 +57,7 @@ func TestSeed(t *testing.T) {
 	}
 	before := r.vm("web")
 	r.writtenNowhere(before.VM.PID)
+	r.dumpedNowhere(before.VM.PID)
 
 	// Another agent, no run directory, a guest that boots again.
 	if err := os.RemoveAll(r.cfg.RunDir); err != nil {
@@ -111,6 +113,20 @@ func (r *rig) writtenNowhere(pid int) {
 		if strings.Contains(string(b), seedCanary) {
 			r.t.Errorf("the secret is in %s", path)
 		}
+	}
+}
+
+// dumpedNowhere fails if a crash of QEMU would write the guest's memory, and
+// with it what the guest read of its seed, to a core dump.
+func (r *rig) dumpedNowhere(pid int) {
+	r.t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	memory := regexp.MustCompile(`(?s)\nSize: +131072 kB\n.*?VmFlags:([a-z ]*)\n`).FindStringSubmatch(string(b)) // 128Mi
+	if memory == nil || !strings.Contains(memory[1]+" ", " dd ") {
+		r.t.Errorf("the guest's memory goes into a core dump: %q", memory)
 	}
 }
 
