@@ -291,7 +291,7 @@ func (d *differ) remove(a *Action, b *Applied) {
 		return
 	}
 	if b == nil {
-		a.block("nothing says that it was applied from Git, so it is not deleted; declare it, or remove it by hand")
+		a.block("nothing says that it was applied from Git, so it is not deleted; declare it (reconciler import writes how it is), or remove it by hand")
 		return
 	}
 	a.Cause = CauseRevision
@@ -340,10 +340,20 @@ func (a *Action) conclude() {
 			return
 		}
 	}
-	a.Cause = causeOf(a.Changes, a.Cause)
+	a.Cause = causeOf(possible(a.Changes), a.Cause)
 	for _, c := range a.Changes {
 		a.Impact = max(a.Impact, c.Impact)
 	}
+}
+
+// possible are the changes that can ever be done, or all if none can: what a
+// commit asks for in vain is not why the rest is done.
+func possible(changes []Change) []Change {
+	able := slices.DeleteFunc(slices.Clone(changes), func(c Change) bool { return c.never })
+	if len(able) == 0 {
+		return changes
+	}
+	return able
 }
 
 // causeOf is revision where the commit asks for any of the changes.

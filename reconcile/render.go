@@ -87,7 +87,7 @@ func (p *Plan) WriteText(w io.Writer) error {
 	}
 	for _, h := range p.Hosts {
 		if p.releasable() {
-			fmt.Fprintf(&b, "Digest   %s (%s)\n", h.Digest, h.Host)
+			fmt.Fprintf(&b, "Digest   %s (%s, for reconciler allow)\n", h.Digest, h.Host)
 		}
 	}
 	for _, a := range p.changed() {

@@ -17,7 +17,7 @@ func TestDigestIsShownWhereItReleases(t *testing.T) {
 		t.Errorf("nothing but drift is held:\n%s", got)
 	}
 	p.Actions[0].ID, p.Actions[0].Cause = "0123456789abcdef", CauseRevision
-	if got := text(p); !strings.Contains(got, "Digest   sha256:00 (host1)\n") {
+	if got := text(p); !strings.Contains(got, "Digest   sha256:00 (host1, for reconciler allow)\n") {
 		t.Errorf("an action of a commit is held:\n%s", got)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"reconciler/reconcile"
@@ -250,7 +251,7 @@ func note(rows []Row, plan reconcile.Plan, have reconcile.State, restrain func(*
 	why := map[reconcile.Key]string{}
 	for i := range held.Actions {
 		if a := &held.Actions[i]; a.State != plan.Actions[i].State {
-			why[a.Key()] = "on the host " + string(a.State) + ": " + a.Reason
+			why[a.Key()] = "on the host " + string(a.State) + ": " + strings.TrimPrefix(a.Reason, "held ")
 		}
 	}
 	for i := range rows {

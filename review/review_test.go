@@ -209,13 +209,13 @@ func TestNotes(t *testing.T) {
 	in.Restrain = func(p *reconcile.Plan, _ reconcile.State) {
 		for i := range p.Actions {
 			if p.Actions[i].Op == reconcile.OpDelete {
-				p.Actions[i].State, p.Actions[i].Reason = reconcile.Held, "the budget"
+				p.Actions[i].State, p.Actions[i].Reason = reconcile.Held, "held until Sunday"
 			}
 		}
 	}
 	r := Compare(in)
 	for _, a := range r.Actions {
-		if a.Op == reconcile.OpDelete && (a.State != reconcile.Ready || a.Note != "on the host held: the budget") {
+		if a.Op == reconcile.OpDelete && (a.State != reconcile.Ready || a.Note != "on the host held: until Sunday") {
 			t.Errorf("state %s, note %q", a.State, a.Note)
 		}
 	}

@@ -347,7 +347,7 @@ func TestCIIncomplete(t *testing.T) {
 			if code := report(t.Context(), &bytes.Buffer{}, "x", r.exit(false)); code != exitIncomplete {
 				t.Errorf("exit code %d", code)
 			}
-			if state, text := r.status(); state != forge.Failure || !strings.Contains(text, "incomplete: the state of host1") {
+			if state, text := r.status(); state != forge.Failure || !strings.HasPrefix(text, "incomplete: host1: ") || !strings.Contains(text, c.why) {
 				t.Errorf("%s %q", state, text)
 			}
 			if err := r.approvable(""); err == nil || !strings.Contains(err.Error(), "host1") {

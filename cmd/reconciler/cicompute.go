@@ -218,7 +218,7 @@ func (j *ciJob) readHost(ctx context.Context, in *review.HostInput, base *spec.S
 	at := j.setup.statusRefs + in.Host
 	c, err := j.reports.Commit(ctx, at)
 	if errors.Is(err, gitrepo.ErrRevisionMissing) {
-		in.Problem = "it has reported nothing: there is no " + at
+		in.Problem = "it has reported nothing: there is no " + at + " (does its agent run? reconciler events on the host)"
 		return nil
 	}
 	if err != nil {
@@ -243,7 +243,7 @@ func (j *ciJob) readHost(ctx context.Context, in *review.HostInput, base *spec.S
 // request that changes it cannot vouch for itself.
 func (j *ciJob) report(ctx context.Context, c gitrepo.Commit, host string, base *spec.Set, h *spec.Host) (r status.Recorded, err error) {
 	if h.SigningKey == "" {
-		return r, fmt.Errorf("the base has no spec.signingKey for Host/%s, so its report cannot be checked", host)
+		return r, fmt.Errorf("the base has no spec.signingKey for Host/%s, so its report cannot be checked (merge what reconciler key prints on the host)", host)
 	}
 	keys, err := trust.ParsePublicKeys([]string{h.SigningKey})
 	if err != nil {
@@ -269,7 +269,7 @@ func (j *ciJob) report(ctx context.Context, c gitrepo.Commit, host string, base 
 	case r.Host != host || r.Cluster != base.ClusterID():
 		return r, fmt.Errorf("its report is of host %q of cluster %q", r.Host, r.Cluster)
 	case age > j.setup.maxAge:
-		return r, fmt.Errorf("its report is %s old, and at most %s are allowed", age.Truncate(time.Second), j.setup.maxAge)
+		return r, fmt.Errorf("its report is %s old, and at most %s are allowed (does its agent run? reconciler status on the host)", age.Truncate(time.Second), j.setup.maxAge)
 	case age < -maxSkew:
 		return r, fmt.Errorf("its report is of %s, which is in the future", when(r.ObservedAt))
 	}

@@ -220,7 +220,11 @@ func (r *ciResult) markdown(limit int, more string) string {
 		for i, e := range r.errors {
 			lines[i] = e.Error()
 		}
-		return review.Failure(limit, fmt.Sprintf("the specs have %d errors", len(lines)), lines)
+		why := "the specs have an error"
+		if n := len(lines); n > 1 {
+			why = fmt.Sprintf("the specs have %d errors", n)
+		}
+		return review.Failure(limit, why, lines)
 	}
 	return r.report.Markdown(limit, more)
 }
@@ -238,10 +242,14 @@ func (r *ciResult) status() (forge.State, string) {
 		return forge.Failure, "every host would refuse it: " + r.report.Refused
 	case r.report.Incomplete:
 		var names []string
+		var why string
 		for _, h := range r.report.Hosts {
 			if h.Problem != "" {
-				names = append(names, h.Host)
+				names, why = append(names, h.Host), h.Problem
 			}
+		}
+		if len(names) == 1 {
+			return forge.Failure, "incomplete: " + names[0] + ": " + why
 		}
 		return forge.Failure, "incomplete: the state of " + strings.Join(names, ", ") + " is not known"
 	}
