@@ -67,3 +67,26 @@ func TestRestartForDriftIsNotTheCommits(t *testing.T) {
 		t.Errorf("then: %s, %s, cause %s, id %q\n%s", a.Op, a.State, a.Cause, a.ID, text(&p))
 	}
 }
+
+// What the commit asks for in vain is not why drift is put right.
+func TestDriftBesideTheImpossible(t *testing.T) {
+	vm := plainVM + ", disks: [{disk: a}], updatePolicy: {restart: Automatic}"
+	from := desired(t, diskDoc("a", "size: 128Mi"), vmDoc("v", vm))
+	to := desired(t, diskDoc("a", "size: 64Mi"), vmDoc("v", vm))
+	have, base := world(from)
+	for _, h := range have.Objects {
+		if h.VM != nil {
+			h.set("spec.memory.size", "64Mi", "")
+		}
+	}
+	p := Diff(to, base, have, testNow)
+	a := find(t, p, spec.KindVirtualMachine, "v")
+	if a.Op != OpRestart || a.State != Ready || a.Cause != CauseDrift || a.ID != "" {
+		t.Fatalf("%s, %s, cause %s, id %q\n%s", a.Op, a.State, a.Cause, a.ID, text(&p))
+	}
+	base.Finish(a)
+	p = Diff(to, base, Simulate(have, p), testNow)
+	if a := find(t, p, spec.KindVirtualMachine, "v"); a.Op != OpBlocked || a.Cause != CauseRevision || a.ID == "" {
+		t.Errorf("then: %s, cause %s, id %q\n%s", a.Op, a.Cause, a.ID, text(&p))
+	}
+}
