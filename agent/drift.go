@@ -90,11 +90,15 @@ func (a *Agent) proposeDrift(plan *reconcile.Plan) {
 			p.Unmanaged = append(p.Unmanaged, drift.Note{Object: u.Kind + " " + u.Name, Text: u.Reason})
 		}
 	}
-	for _, item := range a.proposer.offer(p, a.cfg.Now()) {
+	items, notes := a.proposer.offer(p, a.cfg.Now())
+	for _, item := range items {
 		for _, m := range item.Moved {
 			a.events.warn(string(item.Kind)+"/"+item.Name, "Drifted",
 				fmt.Sprintf("%s: %q is declared, %q is there; reported, not corrected", m.Field, m.Declared, m.Real))
 		}
+	}
+	for _, n := range notes {
+		a.events.warn(n.Object, "Drifted", n.Text)
 	}
 }
 

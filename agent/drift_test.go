@@ -245,6 +245,37 @@ func TestDriftIsProposed(t *testing.T) {
 	}
 }
 
+// What no edit can say makes no branch, but it is told, and once.
+func TestDriftThatNoSpecCanSay(t *testing.T) {
+	s, h := simWithDrift(t)
+	s.set(spec.KindVirtualMachine, "web", func(l *reconcile.Live) {
+		l.VM.Power = reconcile.PowerPaused
+		for i := range l.Fields {
+			if l.Fields[i].Path == "spec.powerState" {
+				l.Fields[i].Value = "Paused"
+			}
+		}
+	})
+	for range 2 {
+		s.mustPass()
+		h.deliver(t)
+	}
+	s.restart()
+	s.mustPass()
+	h.deliver(t)
+	if h.calls > 0 {
+		t.Errorf("%d calls, though there is nothing to edit", h.calls)
+	}
+	all, err := s.agent.Events(t.Context(), 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := slices.DeleteFunc(all, func(e api.Event) bool { return e.Reason != "Drifted" })
+	if len(events) != 1 || !strings.Contains(events[0].Message, "the guest is paused") || events[0].Object != "VirtualMachine/web" {
+		t.Errorf("told: %+v", events)
+	}
+}
+
 func TestDriftAccepted(t *testing.T) {
 	s, h := simWithDrift(t)
 	h.drifts(t)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -77,13 +78,20 @@ func (p *proposer) proposed() drift.Proposal {
 	return p.made.Offered.Proposal
 }
 
-// offer takes the newest proposal and returns the objects that are new in it.
-func (p *proposer) offer(next proposal, now time.Time) (fresh []drift.Item) {
+// offer takes the newest proposal and returns the objects and notes that are new
+// in it.
+func (p *proposer) offer(next proposal, now time.Time) (fresh []drift.Item, notes []drift.Note) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	known := p.made.Offered.Proposal
 	same := next.digest() == p.made.Offered.digest()
-	if same || len(next.Proposal.Items) == 0 && len(p.made.Offered.Proposal.Items) == 0 && p.made.Commit == "" {
-		return nil
+	if same || len(next.Proposal.Items)+len(next.Proposal.Notes) == 0 && len(known.Items)+len(known.Notes) == 0 && p.made.Commit == "" {
+		return nil, nil
+	}
+	for _, n := range next.Proposal.Notes {
+		if !slices.Contains(known.Notes, n) {
+			notes = append(notes, n)
+		}
 	}
 	since, traces := map[string]time.Time{}, map[string][]drift.Trace{}
 	for _, item := range next.Proposal.Items {
@@ -103,7 +111,7 @@ func (p *proposer) offer(next proposal, now time.Time) (fresh []drift.Item) {
 	}
 	p.save()
 	p.wake()
-	return fresh
+	return fresh, notes
 }
 
 // save writes down what was offered and done. p.mu is held.
@@ -210,6 +218,9 @@ func (p *proposer) propose(ctx context.Context, next drift.Proposal, now made, f
 	}
 	p.note(func(m *made) { m.Asked = asked })
 	p.log.Info("drift is proposed", "branch", p.head(), "pull", pull.URL)
+	if pull.URL != "" {
+		p.events.normal("", "DriftPullRequest", pull.URL)
+	}
 	return nil
 }
 
