@@ -114,7 +114,7 @@ func (a *Agent) begin(run map[reconcile.Key]*task) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.cfg.Now()
-	charged := false
+	var charges []policy.Charge
 	var acts []*reconcile.Action
 	for k, t := range run {
 		acts = append(acts, t.action)
@@ -124,15 +124,15 @@ func (a *Agent) begin(run map[reconcile.Key]*task) error {
 		a.base.Begin(t.action)
 		a.running[k] = t
 		if c, costs := policy.ChargeFor(t.action, now); costs {
-			a.mem.Ledger = append(a.mem.Ledger.Trim(now), c)
+			charges = append(charges, c)
 			t.charge = &c
-			charged = true
 		}
 	}
 	if err := a.own(acts...); err != nil {
 		return err
 	}
-	if charged {
+	if len(charges) > 0 {
+		a.mem.Ledger = a.mem.Ledger.With(now, charges)
 		if err := a.store.save(stateFile, a.mem); err != nil {
 			return err
 		}

@@ -24,13 +24,16 @@ type Limits struct {
 // DefaultLimits are in force unless the host's configuration says otherwise.
 var DefaultLimits = Limits{Count: 2, Percent: 10}
 
-// Charge is one interruption that was carried out.
+// Charge is one interruption that was carried out, or an object that was made.
 type Charge struct {
 	At     time.Time `json:"at"`
 	Kind   spec.Kind `json:"kind"`
 	UID    string    `json:"uid"`
 	Name   string    `json:"name"`
 	Remove bool      `json:"remove"` // removed, not only stopped
+	// Made objects cost nothing. They do not count among those that the limit is
+	// a part of: a commit could add some to remove others.
+	Made bool `json:"made,omitempty"`
 }
 
 // Ledger is the charges of the last Window, kept over restarts.
@@ -47,10 +50,29 @@ func (l Ledger) Trim(now time.Time) Ledger {
 	return kept
 }
 
-// ChargeFor is what an action costs; ok is false where it costs nothing.
+// With adds charges, and drops those that no longer count. An object is made
+// once, however often that is tried.
+func (l Ledger) With(now time.Time, add []Charge) Ledger {
+	l = l.Trim(now)
+	made := map[string]bool{}
+	for _, c := range l {
+		made[c.UID] = made[c.UID] || c.Made
+	}
+	for _, c := range add {
+		if !c.Made || !made[c.UID] {
+			l = append(l, c)
+		}
+	}
+	return l
+}
+
+// ChargeFor is what an action is written down as; ok is false where it need not be.
 func ChargeFor(a *reconcile.Action, now time.Time) (c Charge, ok bool) {
 	c = Charge{At: now, Kind: a.Kind, UID: a.UID, Name: a.Name}
 	switch a.Op {
+	case reconcile.OpCreate:
+		c.Made = true
+		return c, a.Kind == spec.KindVirtualMachine || a.Kind == spec.KindDisk
 	case reconcile.OpStop:
 		return c, a.Impact >= reconcile.ImpactStop
 	case reconcile.OpDelete:
@@ -73,7 +95,7 @@ type budget struct {
 func newBudget(kind spec.Kind, have reconcile.State, l Limits, ledger Ledger, now time.Time) *budget {
 	b := &budget{spentOn: map[string]time.Time{}}
 	for k, h := range have.Objects {
-		if k.Kind != kind || h.Disk != nil && h.Disk.Quarantined {
+		if k.Kind != kind || quarantined(h) {
 			continue
 		}
 		b.existing++
@@ -87,8 +109,20 @@ func newBudget(kind spec.Kind, have reconcile.State, l Limits, ledger Ledger, no
 		}
 	}
 	total := b.existing
-	for _, c := range ledger.Trim(now) {
-		if c.Kind != kind {
+	ledger = ledger.Trim(now)
+	made := map[string]bool{}
+	for _, c := range ledger {
+		k := reconcile.Key{Kind: kind, UID: c.UID}
+		if c.Kind != kind || !c.Made || made[c.UID] {
+			continue
+		}
+		made[c.UID] = true
+		if _, unknown := have.Unknown[k]; unknown || have.Objects[k] != nil && !quarantined(have.Objects[k]) {
+			total--
+		}
+	}
+	for _, c := range ledger {
+		if c.Kind != kind || c.Made {
 			continue
 		}
 		// The same object stopped and then removed is one interruption.
@@ -98,13 +132,15 @@ func newBudget(kind spec.Kind, have reconcile.State, l Limits, ledger Ledger, no
 		if c.At.After(b.spentOn[c.UID]) {
 			b.spentOn[c.UID] = c.At
 		}
-		if _, there := have.Objects[reconcile.Key{Kind: kind, UID: c.UID}]; !there && c.Remove {
+		if _, there := have.Objects[reconcile.Key{Kind: kind, UID: c.UID}]; !there && c.Remove && !made[c.UID] {
 			total++
 		}
 	}
 	b.limit = max(l.Count, total*l.Percent/100)
 	return b
 }
+
+func quarantined(h *reconcile.Live) bool { return h.Disk != nil && h.Disk.Quarantined }
 
 // runs says whether a machine is known to run.
 func runs(h *reconcile.Live) bool {
@@ -114,6 +150,9 @@ func runs(h *reconcile.Live) bool {
 // refuse takes one action from the budget, or says why not and when it would be
 // within it; the last machine or disk of a host never is.
 func (b *budget) refuse(a *reconcile.Action, c Charge) string {
+	if c.Made {
+		return ""
+	}
 	noun := "machines"
 	if a.Kind == spec.KindDisk {
 		noun = "disks"

@@ -135,7 +135,9 @@ func Wake(p *reconcile.Plan, in Input) time.Time {
 		at(s.Until)
 	}
 	for _, c := range in.Ledger {
-		at(c.At.Add(Window))
+		if !c.Made {
+			at(c.At.Add(Window))
+		}
 	}
 	_, opens := in.Windows.next(in.Now)
 	at(opens)
