@@ -34,7 +34,8 @@ type ReceiverConfig struct {
 	// Wake is called for a push to the branch, from any goroutine: at most once
 	// a second, however many there are. It must not wait.
 	Wake func()
-	// Failed is told when the secret cannot be read. It may be nil.
+	// Failed is told when the secret cannot be read, once until that changes. It
+	// may be nil.
 	Failed func(error)
 }
 
@@ -51,6 +52,7 @@ type Receiver struct {
 	oldest int
 	woken  time.Time
 	timer  *time.Timer // of a wake-up that is put off; nil if there is none
+	failed string      // why the secret could not be read, as it was last told
 }
 
 // NewReceiver makes a receiver; it reads nothing yet.
@@ -103,10 +105,8 @@ func (r *Receiver) receive(w http.ResponseWriter, req *http.Request) (code int, 
 	if err == nil && secret == "" {
 		err = fmt.Errorf("%s is empty", r.cfg.SecretFile)
 	}
+	r.tell(err)
 	if err != nil {
-		if r.cfg.Failed != nil {
-			r.cfg.Failed(fmt.Errorf("read the webhook's secret: %w", err))
-		}
 		return http.StatusInternalServerError, "the secret cannot be read on this side"
 	}
 	if !authentic(req.Header, body, secret) {
@@ -123,6 +123,22 @@ func (r *Receiver) receive(w http.ResponseWriter, req *http.Request) (code int, 
 	}
 	r.wake()
 	return http.StatusAccepted, "thank you"
+}
+
+// tell reports that the secret cannot be read, once: strangers call as often as
+// they like.
+func (r *Receiver) tell(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	r.mu.Lock()
+	news := text != r.failed
+	r.failed = text
+	r.mu.Unlock()
+	if news && err != nil && r.cfg.Failed != nil {
+		r.cfg.Failed(fmt.Errorf("read the webhook's secret: %w", err))
+	}
 }
 
 // signatures are the headers with an HMAC-SHA256 of the body in hexadecimal.

@@ -184,7 +184,8 @@ func TestReceiverSecret(t *testing.T) {
 			t.Errorf("secret %q, signed with %q: %d, want %d", c.file, c.with, w.Code, c.code)
 		}
 	}
-	if len(failed) != 3 || woken.Load() == 0 {
+	// No file, and then an empty one: said once each, however often strangers call.
+	if len(failed) != 2 || woken.Load() == 0 {
 		t.Errorf("%v, %d wake-ups", failed, woken.Load())
 	}
 }
