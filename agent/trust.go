@@ -152,7 +152,7 @@ func (a *Agent) signedBy(ctx context.Context, keys *trust.Keys, c Revision) (*re
 	}
 	who := fmt.Sprintf("commit %s (%q by %q <%s>)", short(c.Hash), c.Subject, c.Author, c.AuthorEmail)
 	if errors.Is(err, trust.ErrUnsigned) {
-		return &refusal{"Unsigned", who + " is not signed"}, nil
+		return &refusal{"Unsigned", who + " is not signed (if it may pass all the same: signing.trustedBase)"}, nil
 	}
 	return &refusal{"UntrustedSignature", fmt.Sprintf("%s is signed, but that does not count: %v", who, err)}, nil
 }

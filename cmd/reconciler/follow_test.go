@@ -283,3 +283,27 @@ func TestConsoleLog(t *testing.T) {
 	r.want("new")
 	r.end(exitDone)
 }
+
+// A plan for a revision that does not come into force says so.
+func TestPlanOfARefusedRevision(t *testing.T) {
+	a, dir := serveTest(t)
+	plan := func() string {
+		t.Helper()
+		var out, errs bytes.Buffer
+		cmd := &app{stdout: &out, stderr: &errs, now: func() time.Time { return testTime }}
+		if code := cmd.run(t.Context(), []string{"plan", "--run-dir", dir}); code != exitDone {
+			t.Fatalf("exit code %d: %s", code, &errs)
+		}
+		return errs.String()
+	}
+	if got := plan(); got != "" {
+		t.Errorf("of a revision in force: %q", got)
+	}
+	a.SetStatus(func(s *api.Status) {
+		s.LastAppliedRevision = "another"
+		s.Conditions = append(s.Conditions, api.Condition{Type: "Stalled", Status: "True", Reason: "Unsigned", Message: "it is not signed"})
+	})
+	if got := plan(); got != "reconciler: 0123456789ab is refused, and this is what it would do: it is not signed\n" {
+		t.Errorf("of a refused one: %q", got)
+	}
+}

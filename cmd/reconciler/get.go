@@ -17,7 +17,7 @@ import (
 )
 
 // getNames are what get takes, in the order of help and completion.
-var getNames = []string{"vms", "disks", "hosts", "pools", "networks", "images", "quarantine", "all"}
+var getNames = []string{"vms", "disks", "hosts", "pools", "networks", "images", "secrets", "quarantine", "all"}
 
 func (a *app) getCmd() *cobra.Command {
 	var watch bool
@@ -77,6 +77,9 @@ func parseSelection(s string) (selection, error) {
 		return func(o *api.Object) bool { return o.Quarantined }, nil
 	}
 	kind, ok := parseKind(s)
+	if o, err := parseObject(s); err == nil {
+		return nil, usagef("%s is one object: reconciler describe %s", o, s)
+	}
 	if !ok {
 		return nil, usagef("%q is none of %s", s, strings.Join(getNames, ", "))
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 
 	"github.com/spf13/cobra"
@@ -10,6 +11,7 @@ import (
 	"reconciler/agent"
 	"reconciler/api"
 	"reconciler/reconcile"
+	"reconciler/status"
 )
 
 func (a *app) planCmd() *cobra.Command {
@@ -38,6 +40,7 @@ applied, for which no host is needed (the default where only --base is given).`,
 			if err != nil {
 				return err
 			}
+			a.warnRefused(cmd.Context(), p)
 			if err := printPlan(a.stdout, a.flags.output, p); err != nil {
 				return err
 			}
@@ -56,6 +59,23 @@ applied, for which no host is needed (the default where only --base is given).`,
 		must(c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
 	}
 	return c
+}
+
+// warnRefused says that what a plan is made for does not come into force.
+func (a *app) warnRefused(ctx context.Context, p *reconcile.Plan) {
+	client, err := a.dial()
+	if err != nil {
+		return // without an agent nothing has been refused
+	}
+	st, err := client.Status(ctx)
+	if err != nil || st.LastAttemptedRevision != p.Revision || st.LastAppliedRevision == p.Revision {
+		return
+	}
+	for _, c := range st.Conditions {
+		if c.Type == status.Stalled && c.Status == status.True {
+			fmt.Fprintf(a.stderr, "reconciler: %s is refused, and this is what it would do: %s\n", shortRev(p.Revision), clean(c.Message))
+		}
+	}
 }
 
 // plan asks the agent where one runs, else makes the plan in this process.
