@@ -558,6 +558,12 @@ func TestCIApproveShown(t *testing.T) {
 	if err := w.compute().approvable(shown); err != nil {
 		t.Errorf("the same plan: %v", err)
 	}
+	// What an approval holds beside the actions of the moment is a part of it.
+	more := w.compute()
+	more.report.Hosts[0].Also = append(more.report.Hosts[0].Also, strings.Repeat("f", 64))
+	if err := more.approvable(shown); err == nil || !strings.Contains(err.Error(), "not the one that was shown") {
+		t.Errorf("a plan that approves more: %v", err)
+	}
 	// The host goes back to nothing meanwhile.
 	w.report(func(r *reporting) {
 		r.recorded.Objects, r.recorded.Applied = []status.RecordedObject{}, []status.RecordedApplied{}

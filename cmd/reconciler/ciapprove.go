@@ -313,5 +313,5 @@ func (j *ciJob) push(ctx context.Context, message string, records []review.Signe
 
 // sameIDs compares what was shown with what is to be approved.
 func sameIDs(a, b review.Host) bool {
-	return a.Host == b.Host && a.Digest == b.Digest && slices.Equal(a.IDs, b.IDs)
+	return a.Host == b.Host && a.Digest == b.Digest && slices.Equal(a.IDs, b.IDs) && slices.Equal(a.Also, b.Also)
 }
