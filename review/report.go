@@ -109,9 +109,8 @@ func Compare(in Input) *Report {
 		Summary: map[reconcile.Op]int{}, Pending: map[reconcile.Op]int{},
 		Hosts: []Host{}, Actions: []Row{}, Cancelled: []Row{},
 	}
-	if in.Base != nil && in.Base.ClusterID() != in.Merge.ClusterID() {
-		r.Refused = "the merge declares the cluster id " + quote(in.Merge.ClusterID()) + ", and the hosts belong to " + quote(in.Base.ClusterID()) +
-			" (a renamed Cluster keeps its identity by spec.id or metadata.movedFrom)"
+	if in.Base != nil {
+		r.Refused = refusal(in.Base, in.Merge)
 	}
 	hosts := slices.SortedFunc(slices.Values(in.Hosts), func(a, b HostInput) int { return cmp.Compare(a.Host, b.Host) })
 	for _, h := range hosts {
@@ -119,6 +118,19 @@ func Compare(in Input) *Report {
 	}
 	r.sum()
 	return r
+}
+
+// refusal is why every host would refuse a tree; empty if none is known.
+func refusal(base, merge *spec.Set) string {
+	if was, id := base.ClusterID(), merge.ClusterID(); was != id {
+		return "the merge declares the cluster id " + quote(id) + ", and the hosts belong to " + quote(was) +
+			" (a renamed Cluster keeps its identity by spec.id or metadata.movedFrom)"
+	}
+	was, now := base.Cluster().Spec.(*spec.Cluster).IQNBase, merge.Cluster().Spec.(*spec.Cluster).IQNBase
+	if was != now && len(base.Of(spec.KindDisk)) > 0 {
+		return "the merge changes iqnBase from " + quote(was) + " to " + quote(now) + " while disks exist"
+	}
+	return ""
 }
 
 // add compares one host.

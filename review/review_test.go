@@ -188,18 +188,32 @@ func TestHosts(t *testing.T) {
 	}
 }
 
-func TestOtherClusterIsRefused(t *testing.T) {
-	base := tree(t)
-	objects, err := spec.Parse("t.yaml", []byte(strings.Replace(frame, "{id: demo}", "{id: other}", 1)))
-	if err != nil {
-		t.Fatal(err)
+// A tree that no host would bring into force is no plan.
+func TestRefusedByEveryHost(t *testing.T) {
+	const disk = "---\napiVersion: reconciler/v1alpha1\nkind: Disk\nmetadata: {name: d}\nspec: {pool: fast, size: 1Gi}\n"
+	set := func(text string) *spec.Set {
+		objects, err := spec.Parse("t.yaml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		set, err := spec.Build(objects)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return set
 	}
-	merge, err := spec.Build(objects)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r := Compare(input(base, merge)); !strings.Contains(r.Refused, `"other"`) && !strings.Contains(r.Refused, "other") {
-		t.Errorf("refused: %q", r.Refused)
+	iqn := strings.Replace(frame, "{id: demo}", "{id: demo, iqnBase: iqn.2026-01.org.example}", 1)
+	for _, c := range []struct{ base, merge, refused string }{
+		{frame, strings.Replace(frame, "{id: demo}", "{id: other}", 1), "cluster id other"},
+		{frame + disk, iqn + disk, "changes iqnBase from "},
+		{frame + disk, iqn, "changes iqnBase from "},
+		{frame, iqn, ""},
+	} {
+		base := set(c.base)
+		r := Compare(input(base, set(c.merge), applied(base, "host1")))
+		if !strings.Contains(r.Refused, c.refused) || (c.refused == "") != (r.Refused == "") {
+			t.Errorf("refused: %q, want %q", r.Refused, c.refused)
+		}
 	}
 }
 
