@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"os"
 	"time"
 
 	"reconciler/api"
@@ -82,6 +83,17 @@ func (a *app) configFile() (config.Config, error) {
 		return config.Default(), nil
 	}
 	return c, err
+}
+
+// configPath is the file that configFile reads; empty if there is none.
+func (a *app) configPath() string {
+	if a.flags.config != "" {
+		return a.flags.config
+	}
+	if _, err := os.Stat(config.DefaultPath); errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	return config.DefaultPath
 }
 
 // dial finds the running agent. A run directory that is given is enough: a

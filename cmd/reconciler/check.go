@@ -24,7 +24,7 @@ if there is one, the exit code is 1.`,
 			if err != nil {
 				return err
 			}
-			findings := probeHost(cmd.Context(), c)
+			findings := probeHost(cmd.Context(), c, a.configPath())
 			if a.flags.output == "json" {
 				err = printData(a.stdout, a.flags.output, findings)
 			} else {

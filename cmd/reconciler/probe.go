@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -42,8 +43,9 @@ const (
 	minSpace = 1 << 30
 )
 
-// probeHost tries everything, in order.
-func probeHost(ctx context.Context, c config.Config) []finding {
+// probeHost tries everything, in order. configFile is where c is from, if it is
+// from a file.
+func probeHost(ctx context.Context, c config.Config, configFile string) []finding {
 	var list []finding
 	try := func(name string, probe func() (string, error)) {
 		message, err := probe()
@@ -66,11 +68,24 @@ func probeHost(ctx context.Context, c config.Config) []finding {
 	try("netlink", func() (string, error) { return probeNetlink(c.Allowed.Bridges) })
 	try("state dir", func() (string, error) { return probeState(c.StateDir) })
 	try("run dir", func() (string, error) { return probeRun(c.RunDir) })
-	for _, cred := range []struct{ name, path string }{
-		{"token", c.Credentials.TokenFile}, {"ssh key", c.Credentials.SSHKeyFile}, {"age key", c.Secrets.AgeKeyFile},
+	type file struct{ name, path string }
+	for _, f := range []file{
+		{"token", c.Credentials.TokenFile}, {"ssh key", c.Credentials.SSHKeyFile},
+		{"token to push", c.Credentials.Write.TokenFile}, {"key to push", c.Credentials.Write.SSHKeyFile},
+		{"status token", c.Status.Credentials.TokenFile}, {"status key", c.Status.Credentials.SSHKeyFile},
+		{"forge token", c.Forge.TokenFile}, {"host key", c.HostKeyFile}, {"age key", c.Secrets.AgeKeyFile},
+		{"webhooks", c.Webhook.SecretFile}, {"webhook key", c.Webhook.KeyFile},
 	} {
-		if cred.path != "" {
-			try(cred.name, func() (string, error) { return probeSecret(cred.path) })
+		if f.path != "" {
+			try(f.name, func() (string, error) { return probeSecret(f.path) })
+		}
+	}
+	for _, f := range []file{
+		{"config", configFile}, {"signers", c.Signing.Keys}, {"gpg signers", c.Signing.GPGKeys},
+		{"known hosts", c.Credentials.KnownHostsFile}, {"ca file", c.Credentials.CAFile}, {"forge ca", c.Forge.CAFile},
+	} {
+		if f.path != "" {
+			try(f.name, func() (string, error) { return probeTrusted(f.path) })
 		}
 	}
 	return list
@@ -244,4 +259,19 @@ func probeSecret(path string) (string, error) {
 		return "", &unfit{fmt.Sprintf("%s: others may read it (mode %o)", path, info.Mode().Perm()), "chmod 600 " + path}
 	}
 	return path + ": only its owner may read it", nil
+}
+
+// probeTrusted looks at a file that says whom to believe.
+func probeTrusted(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", &unfit{err.Error(), "put it there, or take it out of the configuration"}
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && owner.Uid != 0 && int(owner.Uid) != os.Geteuid() {
+		return "", &unfit{fmt.Sprintf("%s belongs to user %d", path, owner.Uid), "chown root " + path}
+	}
+	if info.Mode().Perm()&0o022 != 0 {
+		return "", &unfit{fmt.Sprintf("%s: others may write it (mode %o)", path, info.Mode().Perm()), "chmod go-w " + path}
+	}
+	return path + ": only its owner may write it", nil
 }

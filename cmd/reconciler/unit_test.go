@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -149,7 +151,18 @@ func TestProbes(t *testing.T) {
 	c.StateDir, c.RunDir, c.Accel = "/proc/nothing", "/dev/null", "kvm"
 	c.Allowed.Bridges = []string{"br-none"}
 	c.Credentials.TokenFile = dir // others may look into it, and it is no file of ours
-	for _, f := range probeHost(t.Context(), c) {
+	open := filepath.Join(dir, "open")
+	if err := os.WriteFile(open, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if why, err := probeTrusted(open); err != nil {
+		t.Errorf("%s, %v", why, err)
+	}
+	if err := os.Chmod(open, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	c.Webhook.SecretFile, c.HostKeyFile, c.Signing.Keys, c.Signing.GPGKeys = open, open, open, dir+"/none"
+	for _, f := range probeHost(t.Context(), c, open) {
 		switch f.Name {
 		case "privileges", "tap devices":
 			continue
