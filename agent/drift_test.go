@@ -87,7 +87,7 @@ func (h *hosted) EnsurePull(_ context.Context, p forge.Pull) (forge.Pull, error)
 	if h.pull == nil {
 		h.number++
 	}
-	p.Number, p.HeadCommit = h.number, h.tip
+	p.Number, p.HeadCommit, p.URL = h.number, h.tip, fmt.Sprint("https://forge.example/", h.number)
 	h.pull = &p
 	return p, nil
 }
@@ -232,6 +232,18 @@ func TestDriftIsProposed(t *testing.T) {
 	if n != 2 {
 		t.Errorf("%d events tell of 2 fields", n)
 	}
+	if last := events[len(events)-1]; last.Reason != "DriftPullRequest" || last.Message != h.pull.URL {
+		t.Errorf("the last event does not tell where the pull request is: %+v", last)
+	}
+
+	// What the pull request says of a guest that is paused, too, is brought up to
+	// date, and not told as another one.
+	s.set(spec.KindVirtualMachine, "web", paused)
+	s.mustPass()
+	h.deliver(t)
+	if !strings.Contains(h.pull.Body, "the guest is paused") || s.tells(t, "DriftPullRequest") != 1 {
+		t.Errorf("told %d times of:\n%s", s.tells(t, "DriftPullRequest"), h.pull.Body)
+	}
 
 	// Nothing is repeated, nor after a restart.
 	calls := h.calls
@@ -245,17 +257,34 @@ func TestDriftIsProposed(t *testing.T) {
 	}
 }
 
+func paused(l *reconcile.Live) {
+	l.VM.Power = reconcile.PowerPaused
+	for i := range l.Fields {
+		if l.Fields[i].Path == "spec.powerState" {
+			l.Fields[i].Value = "Paused"
+		}
+	}
+}
+
+// tells counts the events of a reason.
+func (s *sim) tells(t *testing.T, reason string) (n int) {
+	t.Helper()
+	events, err := s.agent.Events(t.Context(), 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range events {
+		if e.Reason == reason {
+			n++
+		}
+	}
+	return n
+}
+
 // What no edit can say makes no branch, but it is told, and once.
 func TestDriftThatNoSpecCanSay(t *testing.T) {
 	s, h := simWithDrift(t)
-	s.set(spec.KindVirtualMachine, "web", func(l *reconcile.Live) {
-		l.VM.Power = reconcile.PowerPaused
-		for i := range l.Fields {
-			if l.Fields[i].Path == "spec.powerState" {
-				l.Fields[i].Value = "Paused"
-			}
-		}
-	})
+	s.set(spec.KindVirtualMachine, "web", paused)
 	for range 2 {
 		s.mustPass()
 		h.deliver(t)

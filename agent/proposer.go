@@ -218,7 +218,7 @@ func (p *proposer) propose(ctx context.Context, next drift.Proposal, now made, f
 	}
 	p.note(func(m *made) { m.Asked = asked })
 	p.log.Info("drift is proposed", "branch", p.head(), "pull", pull.URL)
-	if pull.URL != "" {
+	if asked != now.Asked { // else it is an open one that was brought up to date
 		p.events.normal("", "DriftPullRequest", pull.URL)
 	}
 	return nil
