@@ -40,8 +40,8 @@ demo: ## bring up a VM on an iSCSI disk from a Git commit, and change it
 demo-down: ## stop all that the demo started and remove its files
 	@demo/demo down
 
-# The forge takes minutes to build on a new machine: it is begun at once, at a
-# low priority, and the tests that need it wait for it.
+# The forge takes minutes to build on a new machine: it is begun at once, and the
+# tests that need it wait for it.
 test: setup ## run the tests (PKG=./spec/... for some)
 	@go run ./internal/testbed/build -forge & $(TEST) $(PKG); result=$$?; wait; exit $$result
 
