@@ -197,6 +197,14 @@ func (c *tenancy) object(o *spec.Object) {
 		c.reference(t, o, r)
 	}
 	switch s := o.Spec.(type) {
+	case *spec.Secret:
+		// sops authenticates the readable values as one text: with labels, what
+		// another's copy of the file says in its name could be cut in two, and the
+		// copy be a Secret of another name.
+		if m := o.Meta; len(m.Labels)+len(m.Annotations)+len(m.MovedFrom)+m.Incarnation > 0 || m.Drift != "" {
+			c.fail(o, "metadata", fmt.Sprintf("a Secret of tenant %s may have a name, and nothing else in its metadata", t.Name),
+				"sops does not say where one readable value ends and the next begins")
+		}
 	case *spec.Network:
 		// A user network reaches whatever listens on the host itself.
 		if s.Bridge == nil {

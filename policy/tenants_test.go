@@ -335,3 +335,29 @@ func TestTenantsProperty(t *testing.T) {
 		}
 	})
 }
+
+// What follows the name of a tenant's Secret could be a part of the name of the
+// Secret that the file is a copy of.
+func TestTenantsSecretHasOnlyAName(t *testing.T) {
+	tenant := acme()
+	tenant.Kinds = append(tenant.Kinds, spec.KindSecret)
+	for meta, want := range map[string]string{
+		"{name: we}":                      "",
+		"{name: we, labels: {x: b}}":      "nothing else in its metadata",
+		"{name: we, annotations: {x: b}}": "nothing else in its metadata",
+		"{name: we, movedFrom: [b]}":      "nothing else in its metadata",
+		"{name: we, incarnation: 1}":      "nothing else in its metadata",
+		"{name: we, drift: Report}":       "nothing else in its metadata",
+		"{name: we, labels: {}}":          "",
+	} {
+		text := "apiVersion: reconciler/v1alpha1\nkind: Secret\nmetadata: " + meta +
+			"\nspec: {data: {a: \"ENC[AES256_GCM,data:AAAA,iv:AAAA,tag:AAAA,type:str]\"}}\nsops: {mac: x, lastmodified: x, age: [{recipient: me}]}\n"
+		err := CheckTenants(tree(t, map[string]string{"tenants/acme/s.yaml": text}), []Tenant{tenant})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", meta, err, want)
+		}
+		if err := CheckTenants(tree(t, map[string]string{"ops/s.yaml": text}), []Tenant{tenant}); err != nil {
+			t.Errorf("%s of the operators: %v", meta, err)
+		}
+	}
+}

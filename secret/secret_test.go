@@ -311,3 +311,18 @@ func BenchmarkValue(b *testing.B) {
 		}
 	}
 }
+
+// sops authenticates what is readable as one text, not value by value: a name may
+// be cut in two where something else follows it. So Secrets of tenants have
+// nothing else (policy.CheckTenants).
+func TestNameCanBeCut(t *testing.T) {
+	data := string(read(t, "data.yaml"))
+	cut := strings.Replace(data, "    name: web\n", "    name: we\n    labels:\n        x: b\n", 1)
+	f, err := open([]byte(cut), identities(t, "host"))
+	if err != nil {
+		t.Fatalf("sops tells values apart by now: %v", err)
+	}
+	if text, err := f.value("we", "user-data"); err != nil || text == "" {
+		t.Errorf("%q, %v", text, err)
+	}
+}
