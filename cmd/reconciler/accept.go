@@ -11,7 +11,7 @@ import (
 func (a *app) acceptCmd() *cobra.Command {
 	var reason string
 	c := &cobra.Command{
-		Use:   "accept REV",
+		Use:   "accept REV --reason WHY",
 		Short: "Accept a rewritten history",
 		Long: `accept lets a revision come into force that does not descend from the one in
 force: after the branch was rewritten or moved back. Such a revision is otherwise

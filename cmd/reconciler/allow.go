@@ -13,12 +13,12 @@ func (a *app) allowCmd() *cobra.Command {
 	var reason string
 	var span time.Duration
 	c := &cobra.Command{
-		Use:   "allow ID|DIGEST",
+		Use:   "allow ID|DIGEST|KIND/NAME --for SPAN --reason WHY",
 		Short: "Release what is held",
 		Long: `allow releases, for a while, an action that is held by budget or policy: by its
-id (8 digits of it or more), as plan shows it, or all held actions of a plan by
-its digest. What the plan does not show now is not released by it. It is written
-down with who and why.`,
+id (8 digits of it or more), as plan shows it; by KIND/NAME where no commit asked
+for it; or all held actions of a plan by its digest. What the plan does not show
+now is not released by it. It is written down with who and why.`,
 		Example: `  reconciler allow 3f2a91c04b7d --for 1h --reason "decommissioning rack 7"
   reconciler allow sha256:5be1… --for 30m --reason "reviewed in #118"`,
 		Args:              oneArg("ID or DIGEST"),

@@ -24,7 +24,7 @@ func (a *app) ciApproveCmd() *cobra.Command {
 	var valid time.Duration
 	var pending bool
 	c := &cobra.Command{
-		Use:   "approve",
+		Use:   "approve --key FILE",
 		Short: "Sign the plan of a pull request",
 		Long: `approve makes the plan of a pull request and signs, for every host, which
 actions it may carry out when the branch has the tree of this merge. A host with
@@ -37,8 +37,9 @@ that is not the plan that was shown to the reviewer.
 What was pending before is not approved again unless --pending says so.`,
 		Example: `  reconciler ci approve --token-file token --key plan-key
   reconciler ci approve --pull 7 --key plan-key --shown plan.json --for 72h`,
-		Args:        noArgs,
-		Annotations: map[string]string{formatsKey: "text"},
+		Args:              noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		Annotations:       map[string]string{formatsKey: "text"},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if keyFile == "" {
 				return usagef("--key must be given")
@@ -86,7 +87,7 @@ func (a *app) ciOverrideCmd() *cobra.Command {
 	var keyFile, cluster, reason string
 	var valid time.Duration
 	c := &cobra.Command{
-		Use:   "override HOST DIGEST|ID… --reason …",
+		Use:   "override HOST DIGEST|ID… --key FILE --reason WHY",
 		Short: "Sign the release of what a host holds",
 		Long: `override signs that one host may carry out what it holds: the whole plan of a
 digest, or actions by their full ids. The host finds the record with its next

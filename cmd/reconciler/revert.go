@@ -11,7 +11,7 @@ import (
 func (a *app) revertCmd() *cobra.Command {
 	var reason string
 	c := &cobra.Command{
-		Use:   "revert KIND/NAME",
+		Use:   "revert KIND/NAME --reason WHY",
 		Short: "Correct the drift of an object that is only reported",
 		Long: `revert lets the agent put right, once, what somebody changed on an object behind
 the repository's back, although its drift mode is Report or Off. What needs a

@@ -12,7 +12,7 @@ import (
 func (a *app) suspendCmd() *cobra.Command {
 	var reason, until string
 	c := &cobra.Command{
-		Use:   "suspend [KIND/NAME]",
+		Use:   "suspend [KIND/NAME] --reason WHY",
 		Short: "Keep the agent from acting on an object, or on everything",
 		Long: `suspend keeps the agent from acting: on one object and what depends on it, or on
 everything where none is named. The agent goes on observing and reporting. It is
