@@ -267,11 +267,11 @@ func (a *Agent) seeksApprovals() bool {
 // offer is an approval whose signature is good, or why it does not count.
 type offer struct {
 	review.Signed
-	rec   review.Approval
-	by    string
-	at    Revision // that it approves
-	since []*asked // what came after that
-	err   error
+	rec  review.Approval
+	by   string
+	at   Revision // that it approves
+	plan approvedPlan
+	err  error
 }
 
 // findApprovals finds the approvals of the revisions since the last one at which
@@ -321,13 +321,20 @@ func (a *Agent) findApprovals(ctx context.Context, files map[string][]byte, from
 			list = append(list, o)
 		}
 	}
-	since, err := a.asks(ctx, chain[:oldest], base, a.cfg.Now())
-	if err != nil {
-		return nil, err
-	}
 	for i := range list {
-		if o := &list[i]; o.err == nil {
-			o.since = since[:place[o.at.Hash]]
+		o := &list[i]
+		o.plan = approvedPlan{Record: sum(o.Signed), Tree: o.rec.Tree, By: o.by, Until: o.rec.Until}
+		o.plan.IDs = slices.Sorted(slices.Values(slices.Concat(o.rec.IDs, o.rec.Also)))
+	}
+	for i := range chain[:oldest] {
+		since, err := a.asks(ctx, chain[i], base, a.cfg.Now())
+		if err != nil {
+			return nil, err
+		}
+		for j := range list {
+			if o := &list[j]; o.err == nil && place[o.at.Hash] > i {
+				o.plan.withdraw(since)
+			}
 		}
 	}
 	return list, nil
@@ -345,12 +352,7 @@ func (a *Agent) takeApprovals(list []offer, plan *reconcile.Plan) bool {
 		if len(a.review.Plans) >= maxPlans {
 			break
 		}
-		p := approvedPlan{Record: sum(o.Signed), Tree: o.rec.Tree, By: o.by, Until: o.rec.Until}
-		p.IDs = slices.Sorted(slices.Values(slices.Concat(o.rec.IDs, o.rec.Also)))
-		for _, s := range o.since {
-			p.withdraw(s)
-		}
-		a.review.Plans = append(a.review.Plans, p)
+		a.review.Plans = append(a.review.Plans, o.plan)
 		a.review.dirty, found = true, true
 		a.events.audit("", "PlanApproved", approvedMessage(o.at, o.rec, plan), o.by)
 	}

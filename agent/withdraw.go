@@ -27,25 +27,21 @@ type asked struct {
 // newest; what was approved before that is forgotten.
 const maxSince = 100
 
-// asks works out what revisions ask for. One that does not load, or does not
+// asks works out what a revision asks for. One that does not load, or does not
 // declare this host, was never in force: nil.
-func (a *Agent) asks(ctx context.Context, list []Revision, base reconcile.Base, now time.Time) ([]*asked, error) {
-	out := make([]*asked, len(list))
-	for i, c := range list {
-		set, err := a.cfg.Source.Load(ctx, c.Hash)
-		if _, invalid := errors.AsType[spec.Errors](err); invalid || errors.Is(err, spec.ErrEmpty) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("revision %s: %w", short(c.Hash), err)
-		}
-		if set.Get(spec.KindHost, a.cfg.Host) == nil {
-			continue
-		}
-		want := reconcile.NewDesired(set, a.cfg.Host, c.Hash)
-		out[i] = &asked{want, review.Asked(want, base, now)}
+func (a *Agent) asks(ctx context.Context, c Revision, base reconcile.Base, now time.Time) (*asked, error) {
+	set, err := a.cfg.Source.Load(ctx, c.Hash)
+	if _, invalid := errors.AsType[spec.Errors](err); invalid || errors.Is(err, spec.ErrEmpty) {
+		return nil, nil
 	}
-	return out, nil
+	if err != nil {
+		return nil, fmt.Errorf("revision %s: %w", short(c.Hash), err)
+	}
+	if set.Get(spec.KindHost, a.cfg.Host) == nil {
+		return nil, nil
+	}
+	want := reconcile.NewDesired(set, a.cfg.Host, c.Hash)
+	return &asked{want, review.Asked(want, base, now)}, nil
 }
 
 // withdraw leaves of an approval what a later revision still asks for.
@@ -73,20 +69,25 @@ func (a *Agent) forgetWithdrawn(ctx context.Context, good, next string) error {
 		return nil
 	}
 	chain, err := a.cfg.Source.Between(ctx, good, next, true)
-	var since []*asked
-	if err == nil && len(chain) <= maxSince {
-		since, err = a.asks(ctx, chain, base, a.cfg.Now())
+	if err == nil && len(chain) > maxSince {
+		err = fmt.Errorf("%d revisions", len(chain))
+	}
+	for i := 0; i < len(chain) && err == nil; i++ {
+		var since *asked
+		if since, err = a.asks(ctx, chain[i], base, a.cfg.Now()); err != nil {
+			break
+		}
+		a.mu.Lock()
+		for j := range a.review.Plans {
+			a.review.Plans[j].withdraw(since)
+		}
+		a.mu.Unlock()
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err != nil || len(chain) > maxSince {
-		a.log.Warn("approvals are looked for anew: what came after them cannot be told", "revisions", len(chain), "error", err)
+	if err != nil {
+		a.log.Warn("approvals are looked for anew: what came after them cannot be told", "error", err)
 		a.review.Plans = nil
-	}
-	for i := range a.review.Plans {
-		for _, s := range since {
-			a.review.Plans[i].withdraw(s)
-		}
 	}
 	return a.store.save(reviewFile, a.review.reviewMemory)
 }
