@@ -20,8 +20,9 @@ const childArg = "child"
 
 // children are the programs, by name. What they return goes to the parent as JSON.
 var children = map[string]func(args json.RawMessage) (any, error){
-	"plan": func(args json.RawMessage) (any, error) { return withArgs(args, planChild) },
-	"load": func(args json.RawMessage) (any, error) { return withArgs(args, loadChild) },
+	"plan":   func(args json.RawMessage) (any, error) { return withArgs(args, planChild) },
+	"review": func(args json.RawMessage) (any, error) { return withArgs(args, reviewChild) },
+	"load":   func(args json.RawMessage) (any, error) { return withArgs(args, loadChild) },
 }
 
 func withArgs[A any](raw json.RawMessage, f func(A) (any, error)) (any, error) {

@@ -25,6 +25,7 @@ var suites = []struct {
 	run  func(ctx context.Context, b *bench) ([]row, error)
 }{
 	{"plan", planSuite},
+	{"review", reviewSuite},
 	{"repository", repositorySuite},
 	{"start", startSuite},
 	{"host", hostSuite},
@@ -46,7 +47,7 @@ func run() int {
 		return child(os.Args[2:])
 	}
 	var b bench
-	only := flag.String("run", "", "run the suites whose name matches the expression (plan, repository, start, host, iscsi)")
+	only := flag.String("run", "", "run the suites whose name matches the expression (plan, review, repository, start, host, iscsi)")
 	flag.BoolVar(&b.short, "short", false, "fewer objects and rounds: shows that everything works, and no figures to go by")
 	flag.StringVar(&b.profile, "profile", "", "write CPU profiles of the parts that run in a process of the benchmark's to this directory")
 	flag.Parse()

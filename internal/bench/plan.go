@@ -44,24 +44,10 @@ func planSuite(ctx context.Context, b *bench) ([]row, error) {
 // planChild has want, base and have as the agent has them: want from the
 // parsed tree, base and have decoded from records, sharing nothing with it.
 func planChild(a planArgs) (any, error) {
-	e := estate{hosts: 1, objects: a.Objects}
-	var objects []*spec.Object
-	var parse error
-	e.files(func(path, content string) {
-		list, err := spec.Parse(path, []byte(content))
-		if err != nil && parse == nil {
-			parse = err
-		}
-		objects = append(objects, list...)
-	})
-	if parse != nil {
-		return nil, parse
-	}
-	set, err := spec.Build(objects)
+	set, err := parseEstate(estate{hosts: 1, objects: a.Objects}, func(_, content string) string { return content })
 	if err != nil {
 		return nil, err
 	}
-	objects = nil
 	base, have, err := asRecorded(reconcile.NewDesired(set, host(0), "r"))
 	if err != nil {
 		return nil, err
@@ -88,6 +74,23 @@ func planChild(a planArgs) (any, error) {
 	}
 	out.Peak, err = memoryOf("self", "VmHWM")
 	return out, err
+}
+
+// parseEstate is the set of an estate, its files edited.
+func parseEstate(e estate, edit func(path, content string) string) (*spec.Set, error) {
+	var objects []*spec.Object
+	var parse error
+	e.files(func(path, content string) {
+		list, err := spec.Parse(path, []byte(edit(path, content)))
+		if err != nil && parse == nil {
+			parse = err
+		}
+		objects = append(objects, list...)
+	})
+	if parse != nil {
+		return nil, parse
+	}
+	return spec.Build(objects)
 }
 
 // asRecorded is the world in which all of want was applied, read from records.
