@@ -49,8 +49,12 @@ func (r Review) Hold(p *reconcile.Plan) []Unreviewed {
 			continue
 		}
 		list = append(list, Unreviewed{a, why})
-		if a.State == reconcile.Ready {
-			hold(a, why, strings.TrimPrefix(r.Found+"; ", "; ")+allowCommand(a))
+		how := strings.TrimPrefix(r.Found+"; ", "; ") + allowCommand(a)
+		switch a.State {
+		case reconcile.Ready:
+			hold(a, why, how)
+		case reconcile.Waiting: // it would be held if it waited for nothing else
+			a.Reason = fmt.Sprintf("%s (%s); %s", why, how, a.Reason)
 		}
 	}
 	if len(list) > 0 {

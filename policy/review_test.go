@@ -33,7 +33,7 @@ func TestReviewHolds(t *testing.T) {
 		{"extra retry", func(a *reconcile.Action, _ *Review) { a.ID, a.Cause = id("3"), reconcile.CauseRetry }, reconcile.Held, true, "not in the approved plan"},
 		{"extra that waits", func(a *reconcile.Action, _ *Review) {
 			a.ID, a.State, a.Reason = id("3"), reconcile.Waiting, "for a restart"
-		}, reconcile.Waiting, true, "for a restart"},
+		}, reconcile.Waiting, true, "reconciler allow 333333333333 --for 1h --reason …); for a restart"},
 		{"more than was approved", func(a *reconcile.Action, _ *Review) { a.ID = id("2") }, reconcile.Held, true, "it would destroy data"},
 		{"drift", func(a *reconcile.Action, _ *Review) { a.Cause = reconcile.CauseDrift }, reconcile.Ready, false, ""},
 		{"retry of drift", func(a *reconcile.Action, _ *Review) { a.Cause = reconcile.CauseRetry }, reconcile.Ready, false, ""},
