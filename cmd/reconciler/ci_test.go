@@ -418,6 +418,9 @@ func TestCIPosts(t *testing.T) {
 	if want := []string{"Comment  url", "Status   reconciler/plan of " + head[:12] + " is success"}; !slices.Equal(p.told, want) {
 		t.Errorf("the job tells of %q, not of %q", p.told, want)
 	}
+	if strings.Contains(f.comments[0], "signed by") {
+		t.Errorf("nobody signed this:\n%s", f.comments[0])
+	}
 	// A job that was overtaken says so to its own commit only.
 	w.commit("more still", map[string]string{"web.yaml": ciVM("web", "512Mi")})
 	w.git("update-ref", "refs/pull/7/head", "feature")
@@ -434,13 +437,17 @@ func TestCIPosts(t *testing.T) {
 		t.Errorf("the outcome is lost with the forge: %v %v", r, err)
 	}
 	// What nobody could see is not signed, and its status is no success.
-	p.job, p.key = w.job(func(s *ciSetup) { s.pull, s.head = 7, "" }), ciKey(t)
+	p.job, p.key, p.valid = w.job(func(s *ciSetup) { s.pull, s.head = 7, "" }), ciKey(t), time.Hour
 	told := len(f.statuses)
 	if _, err := p.plan(t.Context()); err == nil || len(f.statuses) != told+1 || f.statuses[told].State != forge.Errored {
 		t.Errorf("a plan that could not be shown: %v, %+v", err, f.statuses[told:])
 	}
 	if files, _, err := p.job.specs.ReadFiles(t.Context(), p.job.setup.approvals, 10); len(files) > 0 {
 		t.Errorf("a plan that could not be shown is approved: %d files, %v", len(files), err)
+	}
+	f.err, f.comments = nil, nil
+	if _, err := p.plan(t.Context()); err != nil || !strings.Contains(strings.Join(f.comments, ""), "is signed by `"+p.key.Fingerprint()+"`") {
+		t.Errorf("the comment does not say who signs: %v, %q", err, f.comments)
 	}
 }
 

@@ -322,8 +322,13 @@ func (p *ciPost) show(ctx context.Context, r *ciResult) error {
 	if p.forge == nil || r.moved {
 		return nil
 	}
-	limit := p.forge.CommentLimit() - len(commentMarker) - 2
-	url, err := p.forge.Comment(ctx, p.job.setup.pull, commentMarker, commentMarker+"\n"+r.markdown(limit, p.shown))
+	signed := ""
+	if p.key != nil && r.approvable("") == nil {
+		signed = fmt.Sprintf("\nWith the status `%s` at success, this plan is signed by `%s` for hosts that require a reviewed one, until %s.\n",
+			p.context, p.key.Fingerprint(), p.job.now().Add(p.valid).UTC().Format("2006-01-02 15:04 UTC"))
+	}
+	limit := p.forge.CommentLimit() - len(commentMarker) - 2 - len(signed)
+	url, err := p.forge.Comment(ctx, p.job.setup.pull, commentMarker, commentMarker+"\n"+r.markdown(limit, p.shown)+signed)
 	if err == nil {
 		p.tell("Comment  %s", url)
 	}
