@@ -4,8 +4,8 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"reconciler/reconcile"
@@ -168,7 +168,7 @@ spec:
 	}
 
 	// A crash is no drift: restartPolicy is followed.
-	w.must(exec.Command("kill", "-KILL", strconv.Itoa(pid)).Run())
+	w.must(syscall.Kill(pid, syscall.SIGKILL))
 	w.await(passTime, "the machine to be started again", func() bool {
 		list := w.qemus()
 		return len(list) == 1 && list[0].PID != pid
