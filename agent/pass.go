@@ -349,11 +349,6 @@ func (a *Agent) hostStatus(plan *reconcile.Plan, revErr error, now time.Time) st
 	if plan != nil {
 		h.Summary = status.Summarize(plan)
 		ready.Message = plan.Headline()
-		for _, s := range []reconcile.ActionState{reconcile.Waiting, reconcile.Held} {
-			if n := plan.Count(s); n > 0 {
-				ready.Message += fmt.Sprintf("; %d %s", n, s)
-			}
-		}
 		if n := plan.Count(reconcile.Ready); n > 0 {
 			reconciling.Status, reconciling.Reason, reconciling.Message = status.True, "Progressing", fmt.Sprintf("%d actions", n)
 			ready.Status, ready.Reason = status.False, "Progressing"

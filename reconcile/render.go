@@ -20,7 +20,8 @@ var summaryOrder = []Op{
 	OpUpdate, OpStart, OpRestore, OpAdopt, OpCreate, OpUnchanged,
 }
 
-// Headline is the plan in one line: "Plan: 1 delete, 2 create, 14 unchanged; impact remove".
+// Headline is the plan in one line: "Plan: 1 delete, 2 create, 14 unchanged;
+// impact remove; 1 held".
 func (p *Plan) Headline() string {
 	var parts []string
 	for _, op := range summaryOrder {
@@ -32,6 +33,15 @@ func (p *Plan) Headline() string {
 		return "Plan: nothing declared"
 	}
 	line := "Plan: " + strings.Join(parts, ", ") + "; impact " + p.Impact.String()
+	parts = nil
+	for _, s := range []ActionState{Waiting, Held} { // what is blocked is an operation of its own
+		if n := p.Count(s); n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, s))
+		}
+	}
+	if len(parts) > 0 {
+		line += "; " + strings.Join(parts, ", ")
+	}
 	if p.Incomplete {
 		line += "; INCOMPLETE"
 	}
