@@ -37,6 +37,7 @@ type Pulls interface {
 // Drift is how changes that nobody committed are brought back to the repository.
 type Drift struct {
 	Prefix   string   // of the branch, refs/heads/…; the host's name is added
+	Dir      string   // of the tree, where new files go
 	Branches Branches // nil: drift is reported in the status only
 	Pulls    Pulls    // nil: there is a branch and no pull request
 	// Traces is what is known of who changed an object; nil: nothing.
@@ -85,13 +86,23 @@ func (a *Agent) proposeDrift(plan *reconcile.Plan) {
 			p.Proposal.Items = append(p.Proposal.Items, item)
 		}
 	}
-	if host := a.set.Get(spec.KindHost, a.cfg.Host); host != nil && host.Spec.(*spec.Host).Drift == spec.DriftReport {
+	mode := spec.DriftCorrect
+	if host := a.set.Get(spec.KindHost, a.cfg.Host); host != nil {
+		mode = host.Spec.(*spec.Host).Drift
+	}
+	if mode != spec.DriftOff {
+		p.Proposal.Items = append(p.Proposal.Items, a.undeclared(plan)...)
+	}
+	if mode == spec.DriftReport {
 		for _, u := range plan.Unmanaged {
 			p.Unmanaged = append(p.Unmanaged, drift.Note{Object: u.Kind + " " + u.Name, Text: u.Reason})
 		}
 	}
 	items, notes := a.proposer.offer(p, a.cfg.Now())
 	for _, item := range items {
+		if item.Document != "" {
+			a.events.warn(string(item.Kind)+"/"+item.Name, "Undeclared", "it is here, and no file declares it; "+item.File+" is proposed to")
+		}
 		for _, m := range item.Moved {
 			a.events.warn(string(item.Kind)+"/"+item.Name, "Drifted",
 				fmt.Sprintf("%s: %q is declared, %q is there; reported, not corrected", m.Field, m.Declared, m.Real))

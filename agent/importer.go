@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -28,18 +29,9 @@ func (a *Agent) Import(ctx context.Context, r api.ImportRequest) (api.ImportResu
 		return out, err
 	}
 	wanted := func(object string) bool { return len(r.Objects) == 0 || slices.Contains(r.Objects, object) }
-	stray := map[string]string{} // names of what is not declared, by UID
-	for i := range plan.Actions {
-		if act := &plan.Actions[i]; a.orphan(act) {
-			stray[act.UID] = act.Name
-		}
-	}
-	name := func(uid string) string {
-		if o := set.ByUID(uid); o != nil {
-			return o.Meta.Name
-		}
-		return stray[uid]
-	}
+	a.mu.Lock()
+	stray := a.strays(plan)
+	a.mu.Unlock()
 	for i := range plan.Actions {
 		act := &plan.Actions[i]
 		if stray[act.UID] == "" || !wanted(objectName(act)) {
@@ -50,12 +42,12 @@ func (a *Agent) Import(ctx context.Context, r api.ImportRequest) (api.ImportResu
 			out.Notes = append(out.Notes, fmt.Sprintf("%s is in quarantine: reconciler undelete disk/%s prints its document", objectName(act), act.Name))
 			continue
 		}
-		yaml, err := drift.Document(present(act.Have), set.ClusterID(), name)
+		yaml, err := document(set, act, stray)
 		if err != nil {
 			out.Notes = append(out.Notes, fmt.Sprintf("%s cannot be imported: %v", objectName(act), err))
 			continue
 		}
-		d.YAML, d.Notes = string(yaml), a.missing(set, act, stray)
+		d.YAML, d.Notes = yaml, missing(set, act, stray)
 		d.Adopted = len(d.Notes) == 0
 		out.Documents = append(out.Documents, d)
 	}
@@ -75,13 +67,50 @@ func (a *Agent) Import(ctx context.Context, r api.ImportRequest) (api.ImportResu
 	return out, nil
 }
 
+// strays are the names, by UID, of what is here and nobody declares. a.mu is held.
+func (a *Agent) strays(plan *reconcile.Plan) map[string]string {
+	list := map[string]string{}
+	for i := range plan.Actions {
+		if act := &plan.Actions[i]; a.orphan(act) {
+			list[act.UID] = act.Name
+		}
+	}
+	return list
+}
+
+// document declares an object that is here as it is.
+func document(set *spec.Set, act *reconcile.Action, stray map[string]string) (string, error) {
+	yaml, err := drift.Document(present(act.Have), set.ClusterID(), func(uid string) string {
+		if o := set.ByUID(uid); o != nil {
+			return o.Meta.Name
+		}
+		return stray[uid]
+	})
+	return string(yaml), err
+}
+
+// undeclared are the objects that are here, with records of ours, that nobody
+// declares and that can be taken over as they are. a.mu is held.
+func (a *Agent) undeclared(plan *reconcile.Plan) (list []drift.Item) {
+	stray := a.strays(plan)
+	for i := range plan.Actions {
+		act := &plan.Actions[i]
+		if stray[act.UID] == "" || act.Have.Disk != nil && act.Have.Disk.Quarantined || len(missing(a.set, act, stray)) > 0 {
+			continue
+		}
+		if yaml, err := document(a.set, act, stray); err == nil {
+			file := path.Join(a.cfg.Drift.Dir, "imported", a.cfg.Host+".yaml")
+			list = append(list, drift.Item{Kind: act.Kind, Name: act.Name, UID: act.UID, Document: yaml, File: file})
+		}
+	}
+	return list
+}
+
 // orphan says that an object is here with a record of ours and nobody declares
 // it. What is declared on another host, or is about to be removed by a commit,
-// is none.
+// is none. a.mu is held.
 func (a *Agent) orphan(act *reconcile.Action) bool {
 	k := act.Key()
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	if act.Want != nil || act.Have == nil || a.base[k] != nil || a.share != nil && a.share.Elsewhere[k] != "" {
 		return false
 	}
@@ -104,7 +133,7 @@ func present(h *reconcile.Live) *reconcile.Object {
 
 // missing are the objects that a document refers to and that neither the tree
 // nor the import has.
-func (a *Agent) missing(set *spec.Set, act *reconcile.Action, stray map[string]string) []string {
+func missing(set *spec.Set, act *reconcile.Action, stray map[string]string) []string {
 	var notes []string
 	for _, f := range act.Have.Fields {
 		kind, ok := references[genericPath(f.Path)]

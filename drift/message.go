@@ -2,6 +2,7 @@ package drift
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -40,6 +41,9 @@ func (p Proposal) Message(c Context) string {
 	fmt.Fprintf(&b, "%s\n\nWhat runs on %s was changed behind the repository.\nThis commit makes the specs say what is there.\n", p.Title(c), c.Host)
 	for _, item := range p.Items {
 		fmt.Fprintf(&b, "\n%s/%s\n", item.Kind, item.Name)
+		if item.Document != "" {
+			fmt.Fprintf(&b, "  is here, and no file declares it: now %s does\n", item.File)
+		}
 		for _, m := range item.Moved {
 			fmt.Fprintf(&b, "  %s\n", m.sentence())
 		}
@@ -99,9 +103,15 @@ const bodyLimit = 50_000
 func (p Proposal) Body(c Context) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "What runs on host `%s` differs from what `%s` declares, and not by a commit.\n", c.Host, code(c.Branch))
-	b.WriteString("Its drift mode is `Report`: nothing of this is corrected until you decide.\n\n")
+	b.WriteString("Nothing of this is touched until you decide.\n\n")
 	b.WriteString("- **Accept**: merge this pull request. The specs then say what is there.\n")
-	fmt.Fprintf(&b, "- **Revert**: on the host, `reconciler revert %s --reason …`; or declare `metadata.drift: Correct`.\n\n", p.example())
+	if object := p.example(); object != "" {
+		fmt.Fprintf(&b, "- **Revert**: on the host, `reconciler revert %s --reason …`; or declare `metadata.drift: Correct`.\n", object)
+	}
+	if slices.ContainsFunc(p.Items, func(i Item) bool { return i.Document != "" }) {
+		b.WriteString("- What no file declares is taken over as it runs when this is merged, without a restart. Otherwise it is left alone.\n")
+	}
+	b.WriteString("\n")
 	b.WriteString("This pull request closes by itself when the difference is gone. ")
 	b.WriteString("The agent keeps its branch current as long as nobody else commits to it.\n")
 	if len(p.Items) > 0 {
@@ -112,6 +122,9 @@ func (p Proposal) Body(c Context) string {
 		if b.Len() > bodyLimit/2 {
 			left = len(p.Items) - i
 			break
+		}
+		if item.Document != "" {
+			fmt.Fprintf(&b, "| %s/%s | all | — | in %s now |\n", item.Kind, item.Name, cell(item.File))
 		}
 		for _, m := range item.Moved {
 			fmt.Fprintf(&b, "| %s/%s | `%s` | %s | %s |\n", item.Kind, item.Name, code(m.Field), cell(m.Declared), cell(m.Real))
@@ -138,12 +151,19 @@ func (p Proposal) Body(c Context) string {
 	return b.String()
 }
 
-// example is what to revert, as people type it.
+// example is what to revert, as people type it; empty if there is nothing.
 func (p Proposal) example() string {
-	if len(p.Items) != 1 {
-		return "KIND/NAME"
+	object := ""
+	for _, item := range p.Items {
+		switch {
+		case item.Document != "":
+		case object != "":
+			return "KIND/NAME"
+		default:
+			object = code(string(item.Kind) + "/" + item.Name)
+		}
 	}
-	return code(string(p.Items[0].Kind) + "/" + p.Items[0].Name)
+	return object
 }
 
 func prosaic(notes []Note) []Note {

@@ -3,6 +3,7 @@ package drift
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -17,12 +18,15 @@ type Proposal struct {
 	Notes []Note
 }
 
-// Item is an object that drifted.
+// Item is an object that drifted, or one that nobody declares.
 type Item struct {
 	Kind  spec.Kind
 	Name  string
 	UID   string
 	Moved []Moved
+	// Document declares an object that no file does, and File is where to.
+	Document string `json:",omitempty"`
+	File     string `json:",omitempty"`
 }
 
 // Moved is one field that differs.
@@ -201,8 +205,9 @@ func (b *builder) nameOf(uid string) string {
 	return ""
 }
 
-// Files makes the edits. read returns a file of the tree. What cannot be edited
-// becomes a note, and the rest goes on.
+// Files makes the edits. read returns a file of the tree; the error is
+// fs.ErrNotExist where there is none. What cannot be edited becomes a note, and
+// the rest goes on.
 func (p *Proposal) Files(read func(file string) ([]byte, error)) (map[string][]byte, error) {
 	edits, names := map[string][]FieldEdit{}, []string(nil)
 	for _, item := range p.Items {
@@ -238,6 +243,19 @@ func (p *Proposal) Files(read func(file string) ([]byte, error)) (map[string][]b
 			out[file] = edited
 			break
 		}
+	}
+	for _, item := range p.Items {
+		if item.Document == "" {
+			continue
+		}
+		data, ok := out[item.File]
+		if !ok {
+			var err error
+			if data, err = read(item.File); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+		}
+		out[item.File] = AddDocument(data, []byte(item.Document))
 	}
 	return out, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"regexp"
 	"strings"
 
@@ -20,7 +21,7 @@ import (
 // driftOf is how this host brings back what nobody committed.
 func driftOf(c config.Config, repo *gitrepo.Repo, pulls agent.Pulls, machines *kvm.Driver, disks *storage) agent.Drift {
 	d := agent.Drift{
-		Prefix: c.DriftBranchPrefix, Branches: &branches{repo, func() (*trust.Key, error) { return hostKey(c) }},
+		Prefix: c.DriftBranchPrefix, Dir: c.Path, Branches: &branches{repo, func() (*trust.Key, error) { return hostKey(c) }},
 		Traces: func(k reconcile.Key) (list []drift.Trace) {
 			switch k.Kind {
 			case spec.KindVirtualMachine:
@@ -62,7 +63,7 @@ func (b *branches) File(ctx context.Context, revision, name string) ([]byte, err
 			return tree.Read(ctx, f)
 		}
 	}
-	return nil, fmt.Errorf("%s has no %s", revision, name)
+	return nil, fmt.Errorf("%s in %s: %w", name, revision, fs.ErrNotExist)
 }
 
 func (b *branches) Propose(ctx context.Context, ref, base string, files map[string][]byte, message string) (string, error) {

@@ -9,10 +9,10 @@ import (
 	"reconciler/reconcile"
 )
 
-// What runs with our own records and nobody declares any more is written down
-// by import, and adopted without a restart once it is committed.
-func TestImport(t *testing.T) {
-	w := newWorld(t)
+// stray is a world whose agent lost its memory, and whose tree does not know the
+// machine web that runs.
+func stray(t *testing.T) (w *world, pid int, uid string) {
+	w = newWorld(t)
 	const machine = "disks: [{name: root, disk: web-root}], nics: [{name: front, network: user}], restartPolicy: OnFailure"
 	w.write("web.yaml", disk("web-root", "16Mi")+vm("web", "rt.mode=writer rt.disk=/dev/vda rt.blocks=4096", machine))
 	w.commit("a machine")
@@ -20,9 +20,8 @@ func TestImport(t *testing.T) {
 	w.reconcile()
 	w.serial("web").Wait(t, `^REC \d+[05] vda`, bootTime)
 	w.settled()
-	pid, uid, log := w.onlyQEMU(), w.uid("VirtualMachine/web"), w.serialPath("web")
+	pid, uid = w.onlyQEMU(), w.uid("VirtualMachine/web")
 
-	// The agent's memory is lost, and another tree is in force.
 	w.stop()
 	w.must(os.RemoveAll(w.state("agent")))
 	w.remove("web.yaml")
@@ -32,6 +31,44 @@ func TestImport(t *testing.T) {
 	if a := w.actionOn("VirtualMachine/web"); a.State != reconcile.Blocked || !strings.Contains(a.Reason, "not deleted") {
 		t.Fatalf("%s, %s: %s", a.Op, a.State, a.Reason)
 	}
+	return w, pid, uid
+}
+
+// What runs with our own records and nobody declares any more is proposed, and
+// adopted without a restart when that is merged.
+func TestUndeclaredIsProposed(t *testing.T) {
+	w, pid, _ := stray(t)
+	log := w.serialPath("web")
+	const file = "imported/host1.yaml"
+	w.await(passTime, file+" on the drift branch", func() bool {
+		text, ok := w.bareGit("show", driftBranch+":"+file)
+		return ok && strings.Contains(text, "name: web-root") && strings.Contains(text, "kind: VirtualMachine")
+	})
+	if changed, _ := w.bareGit("diff", "--name-only", "main", driftBranch); changed != file {
+		t.Errorf("the branch changes %q", changed)
+	}
+	if message, _ := w.bareGit("log", "-1", "--format=%B", driftBranch); !strings.Contains(message, "is here, and no file declares it") {
+		t.Errorf("the commit does not say what it is about:\n%s", message)
+	}
+	w.git("fetch", "-q", "origin", driftBranch)
+	w.git("merge", "-q", "--no-ff", "-m", "accept", "FETCH_HEAD")
+	w.git("push", "-q", "origin", "HEAD:main")
+	w.reconcile()
+	w.settled()
+	w.noDriftBranch()
+	if now := w.onlyQEMU(); now != pid {
+		t.Errorf("the machine is process %d, was %d", now, pid)
+	}
+	if console, err := os.ReadFile(log); err != nil || strings.Count(string(console), "GUEST up") != 1 {
+		t.Errorf("the guest was started again: %v", err)
+	}
+}
+
+// What runs with our own records and nobody declares any more is written down
+// by import, and adopted without a restart once it is committed.
+func TestImport(t *testing.T) {
+	w, pid, uid := stray(t)
+	log := w.serialPath("web")
 	dir := w.work + "/imported"
 	out := w.cli("import", "-o", dir)
 	for _, want := range []string{"Disk/web-root: commit the document", "VirtualMachine/web: commit the document"} {
