@@ -420,7 +420,11 @@ func (s *site) drift() {
 		}
 		return
 	}
-	what := rapid.SampledFrom([]string{"crashed", "quit", "ended", "rebooted", "paused", "io-error", "unplugged", "memory", "nic", "policy"}).Draw(s.t, "how")
+	moves := []string{"crashed", "quit", "rebooted", "policy"}
+	if h.VM.Power != reconcile.PowerEnded { // of a guest that ended there is nothing left to pause or to unplug from
+		moves = append(moves, "ended", "paused", "io-error", "unplugged", "memory", "nic")
+	}
+	what := rapid.SampledFrom(moves).Draw(s.t, "how")
 	s.tell("drift of VirtualMachine/%s: %s", h.Name, what)
 	stopped := func(vm reconcile.LiveVM) {
 		h.VM = &vm
