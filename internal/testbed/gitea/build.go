@@ -67,7 +67,7 @@ func build(ctx context.Context, dir string) error {
 		return fmt.Errorf("the source has the sum %s, not %s", source.Sum, sum)
 	}
 	// Its own directory, because `go install` refuses a module that replaces
-	// others. Not optimised: that takes twice as long, and tests ask little of it.
+	// others. Not optimised, which takes longer, and tests ask little of it.
 	_, err = run(ctx, source.Dir, "go", "build", "-trimpath", "-buildvcs=false", "-gcflags=all=-N -l",
 		"-tags", "sqlite sqlite_unlock_notify", "-ldflags", "-s -w -X main.Version="+Version,
 		"-o", filepath.Join(dir, "gitea"), ".")
