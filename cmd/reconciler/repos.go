@@ -32,30 +32,32 @@ type repos struct {
 
 // openRepos opens them; reports without a URL are with the specs. What was
 // parsed is kept in a file.
-func openRepos(specs, reports gitrepo.Config, parsed string) (r *repos, err error) {
-	r = &repos{}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, r.close())
-		}
-	}()
+func openRepos(specs, reports gitrepo.Config, parsed string) (*repos, error) {
+	r := &repos{}
+	if err := r.open(specs, reports, parsed); err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	return r, nil
+}
+
+func (r *repos) open(specs, reports gitrepo.Config, parsed string) (err error) {
 	if r.specs, err = gitrepo.Open(specs); err != nil {
-		return nil, err
+		return err
 	}
 	r.add(r.specs.Close)
 	if r.source, err = revision.New(r.specs, parsed); err != nil {
-		return nil, err
+		return err
 	}
 	r.add(r.source.Close)
 	r.reports = r.specs
 	if reports.URL != "" {
 		if r.reports, err = gitrepo.Open(reports); err != nil {
-			return nil, err
+			return err
 		}
 		r.add(r.reports.Close)
 		r.source.ReportTo(r.reports)
 	}
-	return r, nil
+	return nil
 }
 
 // hostRepos opens the repositories that a host is configured to use.

@@ -36,6 +36,7 @@ var rules = map[string]func([]source) []string{
 	"one package comment":     checkPackageComments,
 	"files have one job":      checkLength,
 	"tests wait for events":   checkNoSleep,
+	"clean-up keeps its own":  checkDeferred,
 }
 
 // Every rule finds what it is there for, and nothing in what is allowed.
@@ -85,6 +86,13 @@ func TestRules(t *testing.T) {
 
 		{"tests wait for events", "spec/a_test.go", `package spec; import "time"; var f = time.Sleep`, "time.Sleep"},
 		{"tests wait for events", "spec/a.go", `package spec; import "time"; var f = time.Sleep`, ""},
+
+		{"clean-up keeps its own", "agent/a.go", `package agent; func f() (r *T, err error) { defer func() { r.close() }(); return }`, "agent/a.go:1"},
+		{"clean-up keeps its own", "agent/a.go", `package agent; func (t *T) f() (a, b func(), err error) { defer func() { b() }(); return }`, "agent/a.go:1"},
+		{"clean-up keeps its own", "agent/a.go", `package agent; var f = func() (l net.Listener, err error) { defer func() { l.Close() }(); return }`, "agent/a.go:1"},
+		{"clean-up keeps its own", "agent/a.go", `package agent; func f() (r *T, err error) { q := r; defer func() { q.close(); r, err = nil, g(err) }(); return }`, ""},
+		{"clean-up keeps its own", "agent/a.go", `package agent; func f() (r *T, err error) { defer r.close(); return }`, ""},
+		{"clean-up keeps its own", "agent/a.go", `package agent; func f() (err error) { defer func() { log(err.Error()) }(); return }`, ""},
 	} {
 		tree, err := load(fstest.MapFS{tt.path: {Data: []byte(tt.text)}})
 		if err != nil {

@@ -200,3 +200,76 @@ func checkNoSleep(tree []source) []string {
 	}
 	return found
 }
+
+// checkDeferred finds deferred functions that call a named result, or a method
+// of one: "return nil, err" has set it to nil before they run.
+func checkDeferred(tree []source) []string {
+	var found []string
+	for _, s := range tree {
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			var typ *ast.FuncType
+			var body *ast.BlockStmt
+			switch f := n.(type) {
+			case *ast.FuncDecl:
+				typ, body = f.Type, f.Body
+			case *ast.FuncLit:
+				typ, body = f.Type, f.Body
+			}
+			if body != nil {
+				for _, name := range calledLate(body, results(typ)) {
+					found = append(found, s.at(name)+": "+name.Name+" is a result, which a return has overwritten; clean up what a variable of its own holds")
+				}
+			}
+			return true
+		})
+	}
+	return found
+}
+
+// results are the named results of a function that are no errors.
+func results(f *ast.FuncType) map[string]bool {
+	names := map[string]bool{}
+	if f.Results == nil {
+		return names
+	}
+	for _, field := range f.Results.List {
+		if t, ok := field.Type.(*ast.Ident); ok && t.Name == "error" {
+			continue
+		}
+		for _, name := range field.Names {
+			names[name.Name] = true
+		}
+	}
+	return names
+}
+
+// calledLate are the names that deferred function literals call, or whose
+// methods they call.
+func calledLate(body *ast.BlockStmt, names map[string]bool) (list []*ast.Ident) {
+	ast.Inspect(body, func(n ast.Node) bool {
+		d, ok := n.(*ast.DeferStmt)
+		if !ok {
+			return true
+		}
+		lit, ok := d.Call.Fun.(*ast.FuncLit)
+		if !ok {
+			return true
+		}
+		ast.Inspect(lit.Body, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			called := call.Fun
+			if sel, ok := called.(*ast.SelectorExpr); ok {
+				called = sel.X
+			}
+			if id, ok := called.(*ast.Ident); ok && names[id.Name] {
+				list = append(list, id)
+			}
+			return true
+		})
+		return true
+	})
+	return list
+}
