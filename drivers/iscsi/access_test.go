@@ -120,6 +120,11 @@ func TestReadOnlyAccessStandsBesideAClaim(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), "DIRECT_ACCESS") {
 		t.Errorf("iscsi-inq %v: %s", err, out)
 	}
+	// What it sets, it sets for itself.
+	if out, err := exec.Command("iscsi-swp", "-i", rescue, "--swp", "on", a.URL()).CombinedOutput(); err != nil {
+		t.Errorf("iscsi-swp %v: %s", err, out)
+	}
+	mustIO(t, g, "write -P 6 0 64k", "flush")
 	if err := w.d.Release(w.ctx(), uid, owner("launch-1")); err != nil {
 		t.Fatal(err)
 	}

@@ -64,6 +64,7 @@ type Nexus struct {
 	aborts atomic.Uint64
 	// prevent is set by PREVENT ALLOW MEDIUM REMOVAL, under Device.mu.
 	prevent bool
+	mode    modeParameters
 
 	mu      sync.Mutex
 	pending []unitAttention
@@ -73,7 +74,8 @@ type Nexus struct {
 
 // NewNexus describes the nexus of an iSCSI session: the initiator's name and
 // ISID, and the target portal group tag (RFC 7143 §4.4.6). With readOnly its
-// writes fail as on a write-protected medium.
+// writes fail as on a write-protected medium, and with them every command that
+// changes what others find.
 func NewNexus(initiator string, isid [6]byte, tpg uint16, readOnly bool) *Nexus {
 	return &Nexus{initiator: initiator, isid: isid, tpg: tpg, readOnly: readOnly}
 }

@@ -53,11 +53,9 @@ type Device struct {
 	stats   counters
 	flusher flusher
 
-	// ejected, swp and descSense are read on the data path, written under mu.
-	ejected   atomic.Bool
-	swp       atomic.Bool
-	descSense atomic.Bool
-	guard     atomic.Pointer[guard]
+	// ejected and guard are read on the data path, written under mu.
+	ejected atomic.Bool
+	guard   atomic.Pointer[guard]
 
 	mu      sync.Mutex // what follows, and every change of guard
 	nexuses map[*Nexus]struct{}
@@ -238,13 +236,13 @@ func (d *Device) Reset(from *Nexus, kind ResetKind) {
 	case NexusReset:
 		d.releaseLegacy(from)
 		from.prevent = false
+		from.mode.reset()
 		from.raise(unitAttention(gotgt.ASC_I_T_NEXUS_LOSS_OCCURRED))
 	default:
 		d.releaseLegacy(nil)
-		d.swp.Store(false)
-		d.descSense.Store(false)
 		for n := range d.nexuses {
 			n.prevent = false
+			n.mode.reset()
 			n.raise(unitAttention(gotgt.ASC_POWERON_RESET))
 		}
 	}

@@ -27,17 +27,17 @@ func (d *Device) Execute(ctx context.Context, c *Command) (r Result) {
 			if d.cfg.OnPanic != nil {
 				d.cfg.OnPanic(c.CDB, v, debug.Stack())
 			}
-			r = d.result(fail(check(gotgt.HARDWARE_ERROR, gotgt.ASC_INTERNAL_TGT_FAILURE)))
+			r = d.result(c.Nexus, fail(check(gotgt.HARDWARE_ERROR, gotgt.ASC_INTERNAL_TGT_FAILURE)))
 		}
 	}()
-	return d.result(d.dispatch(ctx, c))
+	return d.result(c.Nexus, d.dispatch(ctx, c))
 }
 
-func (d *Device) result(o outcome) Result {
+func (d *Device) result(n *Nexus, o outcome) Result {
 	r := Result{Status: o.status, N: o.n, Want: o.want}
 	if o.status == StatusCheckCondition {
 		d.stats.errors.Add(1)
-		if d.descSense.Load() {
+		if n.mode.descSense.Load() {
 			r.Sense = o.descriptorSense()
 		} else {
 			r.Sense = o.fixedSense()
@@ -82,7 +82,7 @@ func (d *Device) dispatch(ctx context.Context, c *Command) outcome {
 	if op.medium && d.ejected.Load() {
 		return fail(check(gotgt.NOT_READY, gotgt.ASC_MEDIUM_NOT_PRESENT))
 	}
-	if op.writes && d.protected(c.Nexus) {
+	if op.writes && d.protected(c.Nexus) || c.Nexus.readOnly && disturbs(c.CDB) {
 		return fail(d.writeProtected(c.Nexus))
 	}
 	if ctx.Err() != nil {
@@ -131,7 +131,22 @@ func reply(c *Command, data []byte, allocation int) outcome {
 
 // protected says whether writes from n are refused.
 func (d *Device) protected(n *Nexus) bool {
-	return d.cfg.ReadOnly || n.readOnly || d.swp.Load()
+	return d.cfg.ReadOnly || n.readOnly || n.mode.swp.Load()
+}
+
+// disturbs says whether a command that writes nothing changes what other nexuses
+// may do: whoever may only read must not keep a writer out. What a nexus sets for
+// itself, as by MODE SELECT, is not among them.
+func disturbs(cdb []byte) bool {
+	switch cdb[0] {
+	case opReserve6, opReserve10, opPersistentReserveOut:
+		return true
+	case opPreventAllow:
+		return prevents(cdb)
+	case opStartStopUnit:
+		return cdb[4]&loadEject != 0
+	}
+	return false
 }
 
 func (d *Device) writeProtected(n *Nexus) fault {

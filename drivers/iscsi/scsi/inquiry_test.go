@@ -60,7 +60,7 @@ func TestVitalProductData(t *testing.T) {
 		return d[4:]
 	}
 	supported := page(vpdSupported)
-	if !bytes.Equal(supported, []byte{0, 0x80, 0x83, 0xb0, 0xb1, 0xb2}) {
+	if !bytes.Equal(supported, []byte{0, 0x80, 0x83, 0x87, 0xb0, 0xb1, 0xb2}) {
 		t.Fatalf("supported pages % x", supported)
 	}
 	for _, code := range supported {

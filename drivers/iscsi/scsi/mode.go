@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"slices"
+	"sync/atomic"
 
 	"github.com/gostor/gotgt/pkg/api"
 	gotgt "github.com/gostor/gotgt/pkg/scsi"
@@ -35,9 +36,22 @@ type modePage struct {
 	changeable []byte
 }
 
+// modeParameters are what MODE SELECT may change. Each nexus has its own (SPC-5
+// §7.7.11, told in VPD page 87h): what one initiator sets for itself must not stop
+// another that shares the unit with it, and it ends with the session.
+type modeParameters struct {
+	swp       atomic.Bool
+	descSense atomic.Bool
+}
+
+func (m *modeParameters) reset() {
+	m.swp.Store(false)
+	m.descSense.Store(false)
+}
+
 // modePages returns the pages in ascending order. Values that MODE SELECT may
-// change are as they are now with current, else as they are after power-on.
-func (d *Device) modePages(current bool) []modePage {
+// change are as current says, or with nil as they are after power-on.
+func modePages(current *modeParameters) []modePage {
 	recovery := make([]byte, 10)
 	recovery[0] = 0x80 // AWRE: a write always lands somewhere good
 	caching := make([]byte, 18)
@@ -47,10 +61,10 @@ func (d *Device) modePages(current bool) []modePage {
 	control[0] = 0x02                               // TST 0, GLTSD
 	control[1] = 0x10                               // QUEUE ALGORITHM MODIFIER: unrestricted reordering
 	binary.BigEndian.PutUint16(control[6:], 0xffff) // BUSY TIMEOUT PERIOD: no limit
-	if current && d.descSense.Load() {
+	if current != nil && current.descSense.Load() {
 		control[0] |= controlDSense
 	}
-	if current && d.swp.Load() {
+	if current != nil && current.swp.Load() {
 		control[2] |= controlSWP
 	}
 	changeable[0], changeable[2] = controlDSense, controlSWP
@@ -74,7 +88,11 @@ func (d *Device) modeSense(_ context.Context, c *Command) outcome {
 	if sub != 0 && sub != subpageAll {
 		return fail(invalidCDB(3))
 	}
-	pages := d.modePages(control == modeCurrent)
+	var current *modeParameters
+	if control == modeCurrent {
+		current = &c.Nexus.mode
+	}
+	pages := modePages(current)
 	if code != pageAll {
 		pages = slices.DeleteFunc(pages, func(p modePage) bool { return p.code != code })
 		if len(pages) == 0 {
@@ -150,17 +168,15 @@ func (d *Device) modeSelect(_ context.Context, c *Command) outcome {
 	case at > header && int(list[header+5])<<16|int(binary.BigEndian.Uint16(list[header+6:])) != d.cfg.BlockSize:
 		o.fault = invalidParameter(header + 5)
 	default:
-		o.fault = d.setPages(c.Nexus, list, at)
+		o.fault = c.Nexus.mode.set(list, at)
 	}
 	return o
 }
 
-// setPages applies the pages of a MODE SELECT list, which begin at byte at.
-func (d *Device) setPages(n *Nexus, list []byte, at int) fault {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	swp, desc := d.swp.Load(), d.descSense.Load()
-	pages := d.modePages(true)
+// set applies the pages of a MODE SELECT list, which begin at byte at.
+func (m *modeParameters) set(list []byte, at int) fault {
+	swp, desc := m.swp.Load(), m.descSense.Load()
+	pages := modePages(m)
 	for at < len(list) {
 		if len(list) < at+2 {
 			return illegal(gotgt.ASC_PARAMETER_LIST_LENGTH_ERR)
@@ -191,10 +207,7 @@ func (d *Device) setPages(n *Nexus, list []byte, at int) fault {
 		}
 		at += 2 + len(data)
 	}
-	if swp != d.swp.Load() || desc != d.descSense.Load() {
-		d.swp.Store(swp)
-		d.descSense.Store(desc)
-		d.raiseOthers(n, gotgt.ASC_MODE_PARAMETERS_CHANGED)
-	}
+	m.swp.Store(swp)
+	m.descSense.Store(desc)
 	return good
 }

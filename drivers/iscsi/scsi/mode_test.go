@@ -74,7 +74,8 @@ func TestModeSense(t *testing.T) {
 	}
 }
 
-// SPC-5 §7.5: SWP, in force for all, told to all, gone after a reset.
+// SPC-5 §7.5, §7.7.11: SWP, in force for the nexus that set it and for no other,
+// gone with its session and after a reset.
 func TestSoftwareWriteProtect(t *testing.T) {
 	u := newUnit(t)
 	other := u.attach("iqn.2026-11.test:b")
@@ -83,17 +84,24 @@ func TestSoftwareWriteProtect(t *testing.T) {
 
 	u.wantSense(u.do(block10(opWrite10, 0, 0, 1), pattern('x', 1), 0), gotgt.DATA_PROTECT, ascSoftwareWriteProtected)
 	u.wantGood(u.do(block10(opRead10, 0, 0, 1), nil, 512))
-	u.wantSense(u.as(other, cdb6(opTestUnitReady)), gotgt.UNIT_ATTENTION, gotgt.ASC_MODE_PARAMETERS_CHANGED)
-	u.wantSense(u.run(other, block10(opWrite10, 0, 0, 1), pattern('x', 1), 0), gotgt.DATA_PROTECT, ascSoftwareWriteProtected)
+	u.wantGood(u.run(other, block10(opWrite10, 0, 0, 1), pattern('x', 1), 0))
+	if d := u.wantGood(u.run(other, modeSense6(pageControl, modeCurrent, true), nil, 255)).data; d[2]&0x80 != 0 || d[8]&controlSWP != 0 {
+		t.Errorf("SWP is reported to another nexus: % x", d)
+	}
 	if d := u.wantGood(u.do(modeSense6(pageControl, modeCurrent, true), nil, 255)).data; d[2]&0x80 == 0 || d[8]&controlSWP == 0 {
 		t.Errorf("WP or SWP is not reported: % x", d)
 	}
 	if d := u.wantGood(u.do(modeSense6(pageControl, modeDefault, true), nil, 255)).data; d[8]&controlSWP != 0 {
 		t.Errorf("SWP is reported as the default: % x", d)
 	}
-	u.Reset(u.n, LUReset)
-	u.wantSense(u.as(u.n, cdb6(opTestUnitReady)), gotgt.UNIT_ATTENTION, gotgt.ASC_POWERON_RESET)
-	u.wantGood(u.do(block10(opWrite10, 0, 0, 1), pattern('x', 1), 0))
+	for _, kind := range []ResetKind{LUReset, TargetReset, NexusReset} {
+		u.wantGood(u.do(modeSelect6(list), list, 0))
+		u.Reset(u.n, kind)
+		if a := u.as(u.n, cdb6(opTestUnitReady)); a.Status != StatusCheckCondition {
+			t.Errorf("reset %d: status %#x", kind, a.Status)
+		}
+		u.wantGood(u.do(block10(opWrite10, 0, 0, 1), pattern('x', 1), 0))
+	}
 }
 
 // SPC-5 §4.4: D_SENSE.
@@ -102,6 +110,9 @@ func TestDescriptorSense(t *testing.T) {
 	list := u.controlPage(func(p []byte) { p[2] |= controlDSense })
 	u.wantGood(u.do(modeSelect6(list), list, 0))
 	a := u.do(block10(opRead10, 0x20, 0, 1), nil, 512)
+	if other := u.run(u.attach("iqn.2026-11.test:b"), block10(opRead10, 0x20, 0, 1), nil, 512); other.Sense[0] != 0x70 {
+		t.Errorf("sense of another nexus % x", other.Sense)
+	}
 	want := []byte{0x72, 5, 0x24, 0, 0, 0, 0, 8, 2, 6, 0, 0, 0xc0, 0, 1, 0}
 	if !bytes.Equal(a.Sense, want) {
 		t.Errorf("sense % x, want % x", a.Sense, want)

@@ -80,11 +80,14 @@ func (d *Device) startStopUnit(_ context.Context, c *Command) outcome {
 	return outcome{}
 }
 
+// prevents tells PREVENT from ALLOW MEDIUM REMOVAL.
+func prevents(cdb []byte) bool { return cdb[4]&1 != 0 }
+
 // preventAllow is PREVENT ALLOW MEDIUM REMOVAL, SBC-4. It holds per nexus
 // until that nexus allows it, is lost or the unit is reset.
 func (d *Device) preventAllow(_ context.Context, c *Command) outcome {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	c.Nexus.prevent = c.CDB[4]&1 != 0
+	c.Nexus.prevent = prevents(c.CDB)
 	return outcome{}
 }

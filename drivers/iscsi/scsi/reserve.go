@@ -42,7 +42,7 @@ func (g *guard) conflicts(n *Nexus, op *operation, cdb []byte) bool {
 		return g.holder != nil
 	}
 	// PREVENT of the medium's removal conflicts, allowing it does not.
-	prevents := opcode == opPreventAllow && cdb[4]&1 != 0
+	prevents := opcode == opPreventAllow && prevents(cdb)
 	if g.holder != nil && g.holder != n && (!op.legacy || prevents) {
 		return true
 	}

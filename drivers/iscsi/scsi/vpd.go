@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"slices"
 
 	gotgt "github.com/gostor/gotgt/pkg/scsi"
 )
@@ -13,6 +14,7 @@ const (
 	vpdSupported       = 0x00
 	vpdSerial          = 0x80
 	vpdIdentification  = 0x83
+	vpdModePagePolicy  = 0x87
 	vpdBlockLimits     = 0xb0
 	vpdCharacteristics = 0xb1
 	vpdProvisioning    = 0xb2
@@ -22,11 +24,13 @@ func (d *Device) vitalProductData(code byte, n *Nexus) ([]byte, bool) {
 	var body []byte
 	switch code {
 	case vpdSupported:
-		body = []byte{vpdSupported, vpdSerial, vpdIdentification, vpdBlockLimits, vpdCharacteristics, vpdProvisioning}
+		body = []byte{vpdSupported, vpdSerial, vpdIdentification, vpdModePagePolicy, vpdBlockLimits, vpdCharacteristics, vpdProvisioning}
 	case vpdSerial:
 		body = []byte(d.cfg.Serial)
 	case vpdIdentification:
 		body = d.designators(n)
+	case vpdModePagePolicy:
+		body = modePagePolicy()
 	case vpdBlockLimits:
 		body = d.blockLimits()
 	case vpdCharacteristics:
@@ -41,6 +45,21 @@ func (d *Device) vitalProductData(code byte, n *Nexus) ([]byte, bool) {
 	page[1] = code
 	binary.BigEndian.PutUint16(page[2:], uint16(len(body)))
 	return append(page, body...), true
+}
+
+// modePagePolicy is the Mode Page Policy page, SPC-5 §7.7.11: a page with
+// parameters that can change is each nexus's own, the others are the same for all.
+func modePagePolicy() []byte {
+	const shared, perNexus = 0, 3
+	var b []byte
+	for _, p := range modePages(nil) {
+		policy := byte(shared)
+		if slices.ContainsFunc(p.changeable, func(bits byte) bool { return bits != 0 }) {
+			policy = perNexus
+		}
+		b = append(b, p.code, 0, policy, 0)
+	}
+	return b
 }
 
 // blockLimits is SBC-4 §6.6.4. What it promises is what Execute checks.

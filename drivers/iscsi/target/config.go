@@ -22,7 +22,7 @@ type Limits struct {
 	Login      time.Duration // a login, from accept to its final response but for draining an older session; 15s
 	Drain      time.Duration // how long a login waits for its initiator's older session; 25s
 	HalfOpen   int           // connections not logged in; the oldest gives way; 256
-	Sessions   int           // per export; 64
+	Sessions   int           // per export and epoch; 64
 	QueueDepth int           // commands a session may have outstanding; 128
 	Workers    int           // commands of a session that may block at the volume at once; 16
 	Nop        time.Duration // silence after which an initiator is asked, and again after which it is dropped; 15s

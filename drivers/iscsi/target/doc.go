@@ -7,9 +7,9 @@
 //
 //   - What is admitted is on stable storage first, and is served again after a
 //     restart before anyone asks (state.go).
-//   - One session per initiator name and target. A new login closes the older
-//     one and gets its final response only when nothing of the older one can
-//     reach the volume any more (target.go, admit).
+//   - One session per initiator name and grant of a target. A new login closes
+//     the older one and gets its final response only when nothing of the older
+//     one can reach the volume any more (target.go, admit).
 //   - Fencing: once an epoch is gone no command of it touches the volume
 //     (target.go, fence).
 //   - Login and NOP never wait for volume I/O (execute.go).

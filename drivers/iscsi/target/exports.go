@@ -14,7 +14,7 @@ func (srv *Server) newTarget(e Export) *target {
 		srv: srv, iqn: e.IQN, export: e, stop: func() {},
 		control:  make(chan struct{}, 1),
 		sessions: make(map[*session]struct{}),
-		waiting:  make(map[string]*admission),
+		waiting:  make(map[seat]*admission),
 	}
 }
 

@@ -133,6 +133,8 @@ func (s *session) drainedLocked() {
 	}
 }
 
+func (s *session) seat() seat { return seat{s.initiator, s.grant.Epoch} }
+
 func (s *session) status() Session {
 	st := Session{
 		Initiator: s.initiator, Address: s.nc.RemoteAddr().String(), Since: s.since,

@@ -27,7 +27,7 @@ type target struct {
 	grants   []*grant
 	fenced   []uint64
 	sessions map[*session]struct{} // from admission until nothing of it is left
-	waiting  map[string]*admission // by initiator
+	waiting  map[seat]*admission
 	removed  bool
 }
 
@@ -36,6 +36,14 @@ type target struct {
 type grant struct {
 	Access
 	revoked bool // guarded by its target's mu
+}
+
+// seat is what there is one session of: an initiator, by one grant. Whoever holds
+// another grant under the same name, as an access that reads beside a machine, ends
+// no session but its own.
+type seat struct {
+	initiator string
+	epoch     uint64
 }
 
 // admission is a login that waits for an older session to end.
@@ -76,10 +84,10 @@ func (t *target) eachSession(do func(*session)) {
 // admit makes s the session of its initiator with this target.
 //
 // RFC 7143 §6.3.5 reinstates a session when name and ISID are those of an older
-// one. Here the name alone decides: a disk has one session, and libiscsi (QEMU)
-// reconnects with a new random ISID, so by the letter a write of its old
-// connection, held up at the volume, could land on data that it has written
-// through the new one since. The older session is closed, and the new one is
+// one. Here name and grant decide: an initiator has one session of a grant, and
+// libiscsi (QEMU) reconnects with a new random ISID, so by the letter a write of
+// its old connection, held up at the volume, could land on data that it has
+// written through the new one since. The older session is closed, and the new one is
 // answered only when all of the older one's commands have ended. Initiators that
 // share a volume on purpose have names of their own.
 func (t *target) admit(ctx context.Context, s *session) error {
@@ -88,16 +96,17 @@ func (t *target) admit(ctx context.Context, s *session) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	// An initiator that gave up waiting and came again takes its own place.
-	if earlier := t.waiting[s.initiator]; earlier != nil {
+	seat := s.seat()
+	if earlier := t.waiting[seat]; earlier != nil {
 		earlier.supersede()
 	}
 	superseded, supersede := context.WithCancel(ctx)
 	defer supersede()
 	self := &admission{supersede}
-	t.waiting[s.initiator] = self
+	t.waiting[seat] = self
 	defer func() {
-		if t.waiting[s.initiator] == self {
-			delete(t.waiting, s.initiator)
+		if t.waiting[seat] == self {
+			delete(t.waiting, seat)
 		}
 	}()
 	for {
@@ -112,13 +121,20 @@ func (t *target) admit(ctx context.Context, s *session) error {
 			return refuse(pdu.LoginUnavailable, "commands of an older session of %s are still in flight", s.initiator)
 		}
 		var older *session
+		siblings := 0
 		for o := range t.sessions {
-			if o.initiator == s.initiator {
+			if o.seat() == seat {
 				older = o
-				break
+			}
+			if o.grant.Epoch == seat.epoch {
+				siblings++
 			}
 		}
 		if older == nil {
+			// Each grant has places of its own: readers leave a machine's alone.
+			if siblings >= t.srv.limits.Sessions {
+				return refuse(pdu.LoginOutOfResources, "epoch %d of %s has %d sessions", seat.epoch, t.iqn, siblings)
+			}
 			break
 		}
 		t.mu.Unlock()
@@ -128,9 +144,6 @@ func (t *target) admit(ctx context.Context, s *session) error {
 		case <-superseded.Done():
 		}
 		t.mu.Lock()
-	}
-	if len(t.sessions) >= t.srv.limits.Sessions {
-		return refuse(pdu.LoginOutOfResources, "%s has %d sessions", t.iqn, len(t.sessions))
 	}
 	s.lu = t.lu
 	t.sessions[s] = struct{}{}
