@@ -2,7 +2,6 @@ package gitrepo
 
 import (
 	"context"
-	"fmt"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -60,9 +59,6 @@ func newWriter(cfg Config, reader remote) (remote, error) {
 
 func newRemote(cfg Config) (remote, error) {
 	if path, ok := localPath(cfg.URL); ok {
-		if !filepath.IsAbs(path) {
-			return nil, fmt.Errorf("repository path %q is not absolute", path)
-		}
 		return &local{path: filepath.Clean(path)}, nil
 	}
 	return newNetwork(cfg)

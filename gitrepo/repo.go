@@ -61,20 +61,15 @@ func (c Config) withDefaults() (Config, error) {
 		c.CloneTimeout = 10 * c.Timeout
 	}
 	c.Limits = c.Limits.withDefaults()
-	c.Branch = strings.TrimPrefix(c.Branch, "refs/heads/")
-	if c.Branch != "" && !validRef("refs/heads/"+c.Branch) {
-		return c, fmt.Errorf("branch %q is not a valid name", c.Branch)
+	var err error
+	if c.Branch, err = CleanBranch(c.Branch); err != nil {
+		return c, fmt.Errorf("branch: %w", err)
 	}
-	c.Path = strings.Trim(c.Path, "/")
-	if c.Path == "." {
-		c.Path = ""
+	if c.Path, err = CleanPath(c.Path); err != nil {
+		return c, fmt.Errorf("path: %w", err)
 	}
-	if c.Path != "" {
-		for _, name := range strings.Split(c.Path, "/") {
-			if checkName([]byte(name)) != "" {
-				return c, fmt.Errorf("path %q must be a plain path inside the repository", c.Path)
-			}
-		}
+	if err := CheckURL(c.URL); err != nil {
+		return c, fmt.Errorf("repository: %w", err)
 	}
 	if c.CacheDir == "" {
 		return c, errors.New("no cache directory")
@@ -137,13 +132,37 @@ func lockCache(dir string) (*os.File, error) {
 		return nil, err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = ErrCacheInUse
+			err = fmt.Errorf("%w%s", ErrCacheInUse, holder(f))
 		}
+		f.Close()
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	return f, nil
+}
+
+// holder names the process that has a file locked, where the kernel tells of it.
+func holder(f *os.File) string {
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) != nil {
+		return ""
+	}
+	locks, err := os.ReadFile("/proc/locks") // proc_locks(5)
+	if err != nil {
+		return ""
+	}
+	inode := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
+	for line := range strings.Lines(string(locks)) {
+		if f := strings.Fields(line); len(f) > 5 && f[1] == "FLOCK" && f[5] == inode {
+			words, err := os.ReadFile("/proc/" + f[4] + "/cmdline")
+			if err != nil {
+				return ""
+			}
+			command := strings.ReplaceAll(strings.TrimRight(string(words), "\x00"), "\x00", " ")
+			return fmt.Sprintf(": %s, %.100q", f[4], command)
+		}
+	}
+	return ""
 }
 
 func (r *Repo) open() error {

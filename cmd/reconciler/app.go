@@ -68,8 +68,12 @@ func (a *app) config() (config.Config, error) {
 			*v.into, byKey[v.key] = v.value, v.fname
 		}
 	}
-	for _, p := range c.Check() {
-		return c, usagef("%s: %s", byKey[p.Key], p.Msg) // the file was checked when it was read
+	c.Normalize()
+	for _, p := range c.Check() { // the file was checked when it was read
+		if name := byKey[p.Key]; name != "" {
+			p.Key = name
+		}
+		return c, &usageError{p.Error()}
 	}
 	return c, c.Complete()
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"reconciler/agent"
+	"reconciler/gitrepo"
 	"reconciler/reconcile"
 )
 
@@ -22,6 +23,9 @@ func (a *app) withEngine(ctx context.Context, log *slog.Logger, use func(*agent.
 		}
 	}
 	engine, release, err := build(ctx, c, log)
+	if errors.Is(err, gitrepo.ErrCacheInUse) {
+		err = &hinted{err, "one process at a time uses a state directory: where that is the agent, name its run directory (--run-dir); where it is a plan or apply, wait for its end"}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -2,8 +2,8 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,17 +18,17 @@ func newOpeningWorld(t *testing.T) openingWorld {
 	t.Helper()
 	dir := t.TempDir()
 	w := openingWorld{filepath.Join(dir, "g"), filepath.Join(dir, "state"), filepath.Join(dir, "run")}
-	for _, args := range [][]string{
-		{"init", "-q", "-b", "main", w.repo},
-		{"-C", w.repo, "-c", "user.name=ada", "-c", "user.email=ada@example.org", "commit", "-q", "--allow-empty", "-m", "begin"},
-	} {
-		cmd := exec.CommandContext(t.Context(), "git", args...)
-		cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("git %v: %v: %s", args, err, out)
-		}
+	if err := os.Mkdir(w.repo, 0o755); err != nil {
+		t.Fatal(err)
 	}
+	w.git(t, "init", "-q", "-b", "main")
+	w.git(t, "commit", "-q", "--allow-empty", "-m", "begin")
 	return w
+}
+
+func (w openingWorld) git(t *testing.T, args ...string) string {
+	t.Helper()
+	return (&ciWorld{t: t, dir: w.repo}).git(args...)
 }
 
 // command runs one in this process, with the directories of the agent.
@@ -53,26 +53,29 @@ func TestNothingToOpen(t *testing.T) {
 	noCA := file("config.yaml", "credentials: {caFile: /none/ca.pem}\n")
 	badCA := file("config.yaml", "credentials: {caFile: "+file("ca.pem", "no certificate")+"}\n")
 	noStatus := file("config.yaml", "statusRepo: {url: 'ssh://git@127.0.0.1/status.git'}\n")
+	noBranch := file("config.yaml", "branch: a..b\n")
 	for name, tt := range map[string]struct {
 		args []string
 		want string
 	}{
-		"branch":        {[]string{"--repo", w.repo, "--branch", "a..b"}, `"a..b"`},
-		"relative":      {[]string{"--repo", "./g"}, `"./g"`},
-		"path":          {[]string{"--repo", w.repo, "--path", "../x"}, `"../x"`},
+		"branch":        {[]string{"--repo", w.repo, "--branch", "a..b"}, `--branch: "a..b" is not the name of a branch`},
+		"branch's file": {[]string{"--repo", w.repo, "--config", noBranch}, `:1:9: branch: "a..b" is not the name of a branch`},
+		"tag":           {[]string{"--repo", w.repo, "--branch", "refs/tags/v1"}, `--branch: "refs/tags/v1" is no branch`},
+		"relative":      {[]string{"--repo", "./g"}, `--repo: "./g" is not an absolute path (give a URL, or the whole path, which is /`},
+		"path":          {[]string{"--repo", w.repo, "--path", "../x"}, `--path: "../x" is not a directory of the repository`},
 		"no path":       {[]string{"--repo", w.repo, "--path", "clusters/demo"}, "clusters: not a directory"},
 		"no repository": {[]string{"--repo", w.repo + "-none"}, "repository not found"},
-		"no CA":         {[]string{"--repo", "https://127.0.0.1:1/x.git", "--config", noCA}, "/none/ca.pem"},
+		"no CA":         {[]string{"--repo", "https://127.0.0.1:1/x.git", "--config", noCA}, "caFile: open /none/ca.pem: no such file"},
 		"bad CA":        {[]string{"--repo", "https://127.0.0.1:1/x.git", "--config", badCA}, "no PEM certificate"},
-		"no key":        {[]string{"--repo", "ssh://git@127.0.0.1/x.git"}, "ssh needs a private key"},
-		"no status key": {[]string{"--repo", w.repo, "--config", noStatus}, "ssh needs a private key"},
+		"no key":        {[]string{"--repo", "ssh://git@127.0.0.1/x.git"}, "ssh needs a private key (sshKeyFile) and"},
+		"no status key": {[]string{"--repo", w.repo, "--config", noStatus}, "ssh needs a private key (sshKeyFile) and"},
 	} {
 		for _, command := range []string{"plan", "apply", "run"} {
 			if command == "run" && (name == "no path" || name == "no repository") {
 				continue // an agent goes on and tries again
 			}
 			code, stderr := w.command(t, append([]string{command}, tt.args...)...)
-			if code == exitDone || !strings.Contains(stderr, tt.want) {
+			if code == exitDone || !strings.Contains(stderr, tt.want) || strings.Count(stderr, "\n") > 2 {
 				t.Errorf("%s: %s: exit code %d, %q, want %q", name, command, code, stderr, tt.want)
 			}
 		}
@@ -88,7 +91,8 @@ func TestCacheInUse(t *testing.T) {
 	}
 	for _, command := range []string{"plan", "apply", "run"} {
 		code, stderr := w.command(t, command, "--repo", w.repo)
-		if code != exitError || !strings.Contains(stderr, "in use by another process") {
+		want := fmt.Sprintf("%s: cache is in use by another process: %d, ", filepath.Join(w.state, "git"), os.Getpid())
+		if code != exitError || !strings.Contains(stderr, want) || !strings.Contains(stderr, "--run-dir") {
 			t.Errorf("%s: exit code %d, %q", command, code, stderr)
 		}
 	}
@@ -97,5 +101,34 @@ func TestCacheInUse(t *testing.T) {
 	}
 	if code, stderr := w.command(t, "plan", "--repo", w.repo); strings.Contains(stderr, "in use") {
 		t.Errorf("exit code %d, %q", code, stderr)
+	}
+}
+
+// A directory of the repository is the same however it is written, and so is a
+// branch, wherever it is said.
+func TestSpellings(t *testing.T) {
+	w := newOpeningWorld(t)
+	dir := filepath.Join(w.repo, "clusters", "demo")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "all.yaml"), []byte((&ciWorld{}).base("")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.git(t, "add", "-A")
+	w.git(t, "commit", "-q", "-m", "declare")
+	for _, path := range []string{"clusters/demo", "./clusters/demo", "clusters/demo/", "/clusters//demo/."} {
+		for _, branch := range []string{"main", "refs/heads/main"} {
+			file := filepath.Join(t.TempDir(), "config.yaml")
+			if err := os.WriteFile(file, []byte("branch: "+branch+"\npath: "+path+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for _, args := range [][]string{{"--path", path, "--branch", branch}, {"--config", file}} {
+				code, stderr := w.command(t, append([]string{"plan", "--repo", w.repo, "--base", "main", "--against", "base"}, args...)...)
+				if code != exitDone {
+					t.Errorf("%q: exit code %d, %q", args, code, stderr)
+				}
+			}
+		}
 	}
 }

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"reconciler/gitrepo"
 	"reconciler/policy"
 )
 
@@ -159,6 +161,32 @@ func (c *Config) Complete() error {
 	return nil
 }
 
+// Normalize brings what can be written in several ways into one, so that all who
+// read it mean the same. What will not do is left for Check.
+func (c *Config) Normalize() {
+	c.Branch, _ = gitrepo.CleanBranch(c.Branch)
+	c.Path, _ = gitrepo.CleanPath(c.Path)
+	for _, dir := range append([]*string{&c.StateDir, &c.RunDir, &c.ImageDir}, pointers(c.Allowed.Roots)...) {
+		if filepath.IsAbs(*dir) {
+			*dir = filepath.Clean(*dir)
+		}
+	}
+	for i := range c.Tenants {
+		for _, dir := range []*string{&c.Tenants[i].Path, &c.Tenants[i].ImageFiles} {
+			if clean, err := gitrepo.CleanPath(*dir); err == nil && clean != "" && !path.IsAbs(*dir) {
+				*dir = clean
+			}
+		}
+	}
+}
+
+func pointers(list []string) (out []*string) {
+	for i := range list {
+		out = append(out, &list[i])
+	}
+	return out
+}
+
 // Problem is a value that will not do. Key is its place, as limits.budget.count.
 type Problem struct {
 	Key, Msg string
@@ -177,6 +205,22 @@ func (c *Config) Check() []Problem {
 			if _, secret := u.User.Password(); secret || u.Scheme != "ssh" {
 				add(a.key, "credentials must not stand in the address; use a token file")
 			}
+		}
+	}
+	for _, a := range []struct {
+		key, value string
+		check      func(string) error
+	}{
+		{"repo", c.Repo, gitrepo.CheckURL},
+		{"statusRepo.url", c.Status.URL, gitrepo.CheckURL},
+		{"branch", c.Branch, func(s string) error { _, err := gitrepo.CleanBranch(s); return err }},
+		{"path", c.Path, func(s string) error { _, err := gitrepo.CleanPath(s); return err }},
+	} {
+		if a.value == "" {
+			continue
+		}
+		if err := a.check(a.value); err != nil {
+			add(a.key, "%v", err)
 		}
 	}
 	switch c.Accel {

@@ -88,6 +88,31 @@ statusRefPrefix: refs/agents/
 	}
 }
 
+// One thing that can be written in several ways is read as one.
+func TestSpellings(t *testing.T) {
+	c, err := Parse("c.yaml", []byte(`
+branch: refs/heads/main
+path: ./clusters//demo/
+stateDir: /var/lib/reconciler/
+runDir: /run/./reconciler
+allowed: {roots: [/srv/pools/]}
+tenants:
+  - {name: acme, path: ./tenants/acme/, imageFiles: ./acme/}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ got, want string }{
+		{c.Branch, "main"}, {c.Path, "clusters/demo"}, {c.StateDir, "/var/lib/reconciler"}, {c.RunDir, "/run/reconciler"},
+		{c.Allowed.Roots[0], "/srv/pools"}, {c.Tenants[0].Path, "tenants/acme"}, {c.Tenants[0].ImageFiles, "acme"},
+		{c.PolicyTenants()[0].Path, "tenants/acme"}, {c.PolicyTenants()[0].ImageFiles, "acme"},
+	} {
+		if tt.got != tt.want {
+			t.Errorf("%q, want %q", tt.got, tt.want)
+		}
+	}
+}
+
 func TestDefaults(t *testing.T) {
 	for _, text := range []string{"", "# nothing\n", "repo:\nlimits:\n", "{}"} {
 		c, err := Parse("c.yaml", []byte(text))

@@ -52,6 +52,7 @@ func Parse(file string, data []byte) (Config, error) {
 		d.fail(&doc, "", "there must be one YAML document only")
 	}
 	d.mapping(doc.Content[0], reflect.ValueOf(&c).Elem(), "")
+	c.Normalize()
 	if len(d.errs) == 0 {
 		for _, p := range c.Check() {
 			d.fail(d.at[p.Key], p.Key, "%s", p.Msg)

@@ -60,7 +60,7 @@ func (t *Tenant) policy() (policy.Tenant, []Problem) {
 		list = append(list, Problem{key, fmt.Sprintf(format, args...)})
 	}
 	p := policy.Tenant{
-		Name: t.Name, Path: strings.TrimSuffix(t.Path, "/"), Pools: t.Pools, Networks: t.Networks, Images: t.Images, Hosts: t.Hosts,
+		Name: t.Name, Path: t.Path, Pools: t.Pools, Networks: t.Networks, Images: t.Images, Hosts: t.Hosts,
 		Bridges: t.Bridges, ImageFiles: t.ImageFiles,
 		Quota: policy.Quota{Machines: t.Quota.Machines, CPUs: t.Quota.CPUs, Disks: t.Quota.Disks},
 	}

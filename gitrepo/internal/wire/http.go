@@ -52,10 +52,10 @@ func newHTTP(o Options) (*Remote, error) {
 		}
 		pem, err := os.ReadFile(o.CAFile)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("caFile: %w", err)
 		}
 		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s: no PEM certificate", o.CAFile)
+			return nil, fmt.Errorf("caFile: %s: no PEM certificate", o.CAFile)
 		}
 		t.TLSClientConfig = &tls.Config{RootCAs: pool}
 	}

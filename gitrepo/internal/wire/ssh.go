@@ -23,7 +23,7 @@ type sshRemote struct {
 
 func newSSH(o Options) (*Remote, error) {
 	if o.SSHKeyFile == "" || o.KnownHosts == "" {
-		return nil, errors.New("ssh needs a private key and a known_hosts file")
+		return nil, errors.New("ssh needs a private key (sshKeyFile) and the server's host keys (knownHostsFile); give both in the credentials")
 	}
 	s := &sshRemote{user: "git", keyFile: o.SSHKeyFile, hosts: o.KnownHosts}
 	host, port := "", "22"
