@@ -48,6 +48,8 @@ var (
 	ErrCacheInUse = errors.New("cache is in use by another process")
 )
 
+var errObjectFormat = errors.New("only repositories with SHA-1 names are read")
+
 // NonFastForwardError says that the branch no longer contains the pinned
 // commit: it was rewritten or moved back. The commit that Fetch returns with it
 // is complete and can be read.

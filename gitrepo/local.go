@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -97,10 +98,32 @@ func supported(commonDir string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if strings.Contains(strings.ToLower(string(b)), "sha256") {
-		return fmt.Errorf("%w: SHA-256 repositories are not supported", ErrProtocol)
+	if format := extension(string(b), "objectformat"); format != "" && format != "sha1" {
+		return fmt.Errorf("%w: %w: its objects are named by %s", ErrProtocol, errObjectFormat, strconv.Quote(format))
 	}
 	return nil
+}
+
+// extension is the value of extensions.NAME in a repository's configuration, in
+// small letters. git keeps these in the file itself, never in one it includes.
+func extension(config, name string) (value string) {
+	inside := false
+	config = strings.ReplaceAll(config, "\\\n", " ") // a value that goes on
+	for line := range strings.Lines(config) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "[") {
+			section, rest, _ := strings.Cut(line, "]")
+			inside, line = strings.EqualFold(section, "[extensions"), strings.TrimSpace(rest)
+		}
+		key, val, _ := strings.Cut(line, "=")
+		if inside && strings.EqualFold(strings.TrimSpace(key), name) {
+			if i := strings.IndexAny(val, "#;"); i >= 0 {
+				val = val[:i]
+			}
+			value = strings.ToLower(strings.Trim(val, "\" \t\r\n")) // the last one counts
+		}
+	}
+	return value
 }
 
 func (l *local) upload(context.Context) (upload, error)   { return l.open() }

@@ -39,6 +39,42 @@ func TestWorkTrees(t *testing.T) {
 	}
 }
 
+// Only what git goes by makes a repository one of another format.
+func TestObjectFormat(t *testing.T) {
+	const head = "[core]\n\trepositoryformatversion = 0\n"
+	for text, refused := range map[string]bool{
+		head + "[extensions]\n\tobjectFormat = sha256\n":                                            true,
+		head + "[Extensions] ; of v1\n\tOBJECTFORMAT=\"SHA256\" # so\n":                             true,
+		head + "[extensions] objectformat = sha256":                                                 true,
+		head + "[extensions]\n\tobjectFormat = sha1\n":                                              false,
+		head + "[extensions]\n\tworktreeConfig = true\n":                                            false,
+		head + "[extensions \"sha256\"]\n\tobjectFormat = sha256\n":                                 false,
+		head + "[branch \"bump-debian-sha256\"]\n\tremote = origin\n":                               false,
+		head + "# we want sha256 one day\n[remote \"o\"]\n\turl = https://x/image-sha256.git\n":     false,
+		head + "[extensions]\n# objectFormat = sha256\n[core]\n\tobjectFormat = sha256\n":           false,
+		head + "[alias]\n\tx = !echo \\\n[extensions]\\\nobjectFormat = sha256\n\ty = objectFormat": false,
+	} {
+		u := newUpstream(t)
+		hash := u.commit(map[string]string{"a.yaml": "1"})
+		r := u.open()
+		if err := os.WriteFile(filepath.Join(u.dir, "config"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		switch c, err := r.Fetch(context.Background()); {
+		case refused && !errors.Is(err, errObjectFormat):
+			t.Errorf("%q: %v", text, err)
+		case !refused && (err != nil || c.Hash != hash):
+			t.Errorf("%q: %+v, %v", text, c, err)
+		}
+	}
+	dir := filepath.Join(t.TempDir(), "new")
+	run(t, "", nil, "git", "init", "-q", "--bare", "--object-format=sha256", dir)
+	r := newUpstream(t).open(func(c *Config) { c.URL = dir })
+	if _, err := r.Fetch(context.Background()); !errors.Is(err, errObjectFormat) {
+		t.Errorf("git's own: %v", err)
+	}
+}
+
 // Every way git moves a branch shows in the watched directories.
 func TestWatchPaths(t *testing.T) {
 	u := newUpstream(t)
