@@ -50,21 +50,22 @@ type Config struct {
 }
 
 // Locate fills in what the address of a Git repository tells: URL and
-// Repository where they are empty.
+// Repository where they are empty. Of an unknown kind the repository is the
+// whole path: it may be GitLab's, whose groups nest.
 func (c Config) Locate(repo string) Config {
 	scheme, host, path := splitRepo(repo)
 	if host == "" {
 		return c
 	}
-	path = strings.TrimSuffix(strings.Trim(path, "/"), ".git")
+	path = plainRepo(path)
+	twoNames := c.Kind == Gitea || c.Kind == GitHub
 	if c.URL == "" {
 		// A forge is served over https where Git is spoken over ssh, whose port
 		// says nothing about that of https.
 		base := &url.URL{Scheme: "https", Host: host}
 		if strings.HasPrefix(scheme, "http") {
 			base.Scheme = scheme
-			// Only Gitea's and GitHub's repositories have two names for certain.
-			if parts := strings.Split(path, "/"); c.Kind != GitLab && len(parts) > 2 {
+			if parts := strings.Split(path, "/"); twoNames && len(parts) > 2 {
 				base.Path = "/" + strings.Join(parts[:len(parts)-2], "/")
 			}
 		}
@@ -74,13 +75,16 @@ func (c Config) Locate(repo string) Config {
 		if u, err := url.Parse(c.URL); err == nil {
 			path = strings.TrimPrefix(path, strings.Trim(u.Path, "/")+"/")
 		}
-		if parts := strings.Split(path, "/"); c.Kind != GitLab && len(parts) > 2 {
+		if parts := strings.Split(path, "/"); twoNames && len(parts) > 2 {
 			path = strings.Join(parts[len(parts)-2:], "/")
 		}
 		c.Repository = path
 	}
 	return c
 }
+
+// plainRepo is the path of a repository without what an address may have around it.
+func plainRepo(path string) string { return strings.TrimSuffix(strings.Trim(path, "/"), ".git") }
 
 // scpLike is Git's short form of an ssh address, user@host:path.
 var scpLike = regexp.MustCompile(`^(?:[^@/]+@)?([^:/]+):([^/].*)$`)

@@ -1,17 +1,16 @@
 package forge
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,7 +28,8 @@ const (
 type ReceiverConfig struct {
 	// SecretFile holds the secret shared with the forge; read for every webhook.
 	SecretFile string
-	Repository string // OWNER/NAME; any if empty
+	Kind       Kind   // empty if it is not known
+	Repository string // OWNER/NAME, or the path of its address; any if empty
 	Branch     string // the repository's default branch if empty
 	// Wake is called for a push to the branch, from any goroutine: at most once
 	// a second, however many there are. It must not wait.
@@ -116,7 +116,7 @@ func (r *Receiver) receive(w http.ResponseWriter, req *http.Request) (code int, 
 	switch {
 	case err != nil:
 		return http.StatusBadRequest, "the body is not JSON as it is expected"
-	case !isPush(req.Header) || !push.concerns(r.cfg.Repository, r.cfg.Branch):
+	case !isPush(req.Header) || !push.concerns(r.cfg):
 		return http.StatusNoContent, ""
 	case !r.fresh(sha256.Sum256(body)):
 		return http.StatusOK, "seen before"
@@ -174,65 +174,15 @@ func authentic(h http.Header, body []byte, secret string) bool {
 // isPush goes by the header that names the event, where there is one. It is
 // not signed: the body decides on its own, too.
 func isPush(h http.Header) bool {
-	for name, push := range map[string]string{
-		"X-GitHub-Event": "push", "X-Gitea-Event": "push", "X-Forgejo-Event": "push", "X-Gitlab-Event": "Push Hook",
+	for name, push := range map[string][]string{
+		"X-GitHub-Event": {"push"}, "X-Gitea-Event": {"push"}, "X-Forgejo-Event": {"push"},
+		"X-Gitlab-Event": {"Push Hook", "System Hook"},
 	} {
-		if event := h.Get(name); event != "" && event != push {
+		if event := h.Get(name); event != "" && !slices.Contains(push, event) {
 			return false
 		}
 	}
 	return true
-}
-
-// push is what a webhook says of a push.
-type push struct {
-	ref           string
-	repository    string // empty if it names none
-	defaultBranch string
-}
-
-// readPush reads the body of any of the forges. Ours for other senders is
-// {"ref": "refs/heads/BRANCH", "repository": "OWNER/NAME"}.
-func readPush(body []byte) (push, error) {
-	var in struct {
-		Ref        json.RawMessage `json:"ref"`
-		Repository json.RawMessage `json:"repository"`
-		Project    *struct {
-			Path          string `json:"path_with_namespace"`
-			DefaultBranch string `json:"default_branch"`
-		} `json:"project"`
-	}
-	if err := json.Unmarshal(body, &in); err != nil {
-		return push{}, err
-	}
-	var p push
-	// Other events have other things under these names.
-	if json.Unmarshal(in.Ref, &p.ref) != nil {
-		p.ref = ""
-	}
-	var repository struct {
-		FullName      string `json:"full_name"`
-		DefaultBranch string `json:"default_branch"`
-	}
-	switch {
-	case in.Project != nil && in.Project.Path != "":
-		p.repository, p.defaultBranch = in.Project.Path, in.Project.DefaultBranch
-	case bytes.HasPrefix(in.Repository, []byte(`"`)):
-		_ = json.Unmarshal(in.Repository, &p.repository) // a string: cannot fail
-	case json.Unmarshal(in.Repository, &repository) == nil:
-		p.repository, p.defaultBranch = repository.FullName, repository.DefaultBranch
-	}
-	return p, nil
-}
-
-// concerns says whether the push is one to the branch of the repository.
-func (p push) concerns(repository, branch string) bool {
-	name, ok := strings.CutPrefix(p.ref, "refs/heads/")
-	if branch == "" {
-		branch = p.defaultBranch
-	}
-	return ok && name != "" && (branch == "" || name == branch) &&
-		(repository == "" || p.repository == "" || strings.EqualFold(p.repository, repository))
 }
 
 // fresh says whether a body was not seen lately, and remembers it. It goes by

@@ -141,6 +141,70 @@ func TestReceiver(t *testing.T) {
 	}
 }
 
+// A repository is told by its whole path, which follows from its address alone
+// where no forge is configured.
+func TestReceiverRepository(t *testing.T) {
+	gitlab := func(path string) string {
+		return fmt.Sprintf(`{"object_kind":"push","ref":"refs/heads/main","project":{"path_with_namespace":%[1]q,"default_branch":"main",
+			"web_url":"https://gitlab.x/%[1]s","git_http_url":"https://gitlab.x/%[1]s.git","git_ssh_url":"git@gitlab.x:%[1]s.git"}}`, path)
+	}
+	below := func(path string) string { return strings.ReplaceAll(gitlab(path), "gitlab.x/", "x/gitlab/") }
+	gitea := func(address, name string) string {
+		return fmt.Sprintf(`{"ref":"refs/heads/main","repository":{"full_name":%[2]q,"html_url":"%[1]s/%[2]s","clone_url":"%[1]s/%[2]s.git","ssh_url":"git@x:%[2]s.git"}}`, address, name)
+	}
+	system := func(path, event string) string {
+		return strings.Replace(gitlab(path), `"object_kind":"push","ref":"refs/heads/main"`,
+			`"event_name":"`+event+`","refs":["refs/tags/v1","refs/heads/main"],"changes":[{"ref":"refs/heads/main"}]`, 1)
+	}
+	for _, c := range []struct {
+		repo, kind, body string
+		code             int
+	}{
+		{"https://gitlab.x/group/sub/cluster.git", "", gitlab("group/sub/cluster"), 202},
+		{"https://gitlab.x/group/sub/cluster.git", "", gitlab("sub/cluster"), 204},
+		{"https://gitlab.x/group/sub/cluster.git", "gitlab", gitlab("group/sub/cluster"), 202},
+		{"https://gitlab.x/group/sub/cluster.git", "gitlab", gitlab("sub/cluster"), 204},
+		{"git@gitlab.x:group/sub/cluster.git", "", gitlab("Group/Sub/Cluster"), 202},
+		{"git@gitlab.x:group/sub/cluster.git", "", gitlab("sub/cluster"), 204},
+		{"https://gitlab.x/sub/cluster.git", "", gitlab("group/sub/cluster"), 204},
+		{"https://gitlab.x/sub/cluster.git", "gitlab", gitlab("group/sub/cluster"), 204},
+		{"https://gitlab.x/sub/cluster", "", gitlab("sub/cluster"), 202},
+		{"https://x/gitlab/group/cluster.git", "", below("group/cluster"), 202},
+		{"https://x/gitlab/group/cluster.git", "gitlab", below("group/cluster"), 202},
+		{"https://x/gitlab/group/cluster.git", "", below("other/cluster"), 204},
+		{"git@x:group/cluster.git", "", below("group/cluster"), 202},
+
+		{"https://x/git/ops/cluster.git", "", gitea("https://x/git", "ops/cluster"), 202},
+		{"https://x/git/ops/cluster.git", "gitea", gitea("https://x/git", "ops/cluster"), 202},
+		{"https://x/git/ops/cluster.git", "", gitea("https://x/git", "ops/other"), 204},
+		{"ssh://git@x:2222/ops/cluster.git", "", gitea("https://x/git", "ops/cluster"), 202},
+		{"https://x/git/ops/cluster.git", "", `{"ref":"refs/heads/main","repository":"ops/cluster"}`, 202},
+		{"https://x/git/ops/cluster.git", "", `{"ref":"refs/heads/main","repository":"cluster"}`, 204},
+		{"https://x/git/ops/cluster.git", "", `{"ref":"refs/heads/main","repository":"it/ops/cluster"}`, 204},
+		{"https://gitlab.x/group/sub/cluster.git", "gitlab", `{"ref":"refs/heads/main","repository":"sub/cluster"}`, 204},
+
+		{"https://gitlab.x/group/sub/cluster.git", "", system("group/sub/cluster", "repository_update"), 202},
+		{"https://gitlab.x/group/sub/cluster.git", "", system("sub/cluster", "repository_update"), 204},
+		{"https://gitlab.x/group/sub/cluster.git", "", system("group/sub/cluster", "project_update"), 204},
+		{"https://gitlab.x/group/sub/cluster.git", "", strings.Replace(system("group/sub/cluster", "repository_update"), "heads/main\"]", "heads/side\"]", 1), 204},
+	} {
+		r, _ := receiver(t, func(rc *ReceiverConfig) {
+			at := Config{Kind: Kind(c.kind)}.Locate(c.repo)
+			rc.Kind, rc.Repository = at.Kind, at.Repository
+		})
+		if w := deliver(r, c.body, "X-Hub-Signature-256", sign(c.body, secret)); w.Code != c.code {
+			t.Errorf("%s (%s): %s: %d, want %d", c.repo, c.kind, c.body, w.Code, c.code)
+		}
+	}
+	// A system hook may tell of a push in a project hook's words, too.
+	r, _ := receiver(t, nil)
+	for event, code := range map[string]int{"Merge Request Hook": 204, "System Hook": 202} {
+		if w := deliver(r, gitlabPush, "X-Gitlab-Event", event, "X-Gitlab-Token", secret); w.Code != code {
+			t.Errorf("%s: %d, want %d", event, w.Code, code)
+		}
+	}
+}
+
 // Where no branch is configured it is the repository's own default branch.
 func TestReceiverDefaultBranch(t *testing.T) {
 	r, woken := receiver(t, func(c *ReceiverConfig) { c.Branch, c.Repository = "", "" })

@@ -39,7 +39,7 @@ func webhooks(c config.Config, log *slog.Logger) func(ctx context.Context, pushe
 	}
 	return func(ctx context.Context, pushed func()) error {
 		receiver, err := forge.NewReceiver(forge.ReceiverConfig{
-			SecretFile: c.Webhook.SecretFile, Repository: forgeConfig(c).Repository, Branch: c.Branch, Wake: pushed,
+			SecretFile: c.Webhook.SecretFile, Kind: forge.Kind(c.Forge.Kind), Repository: forgeConfig(c).Repository, Branch: c.Branch, Wake: pushed,
 			Failed: func(err error) { log.Warn("a webhook could not be checked", "error", err) },
 		})
 		if err != nil {
