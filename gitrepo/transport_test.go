@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -207,6 +208,71 @@ func TestSSHRefusals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A line of known_hosts that cannot be read costs nothing but itself.
+func TestKnownHostsLines(t *testing.T) {
+	u := newUpstream(t)
+	u.commit(map[string]string{"a.yaml": "1"})
+	s := newSSHServer(t)
+	good, err := os.ReadFile(s.knownHosts(s.host.PublicKey()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{
+		"git.example.org ssh-ed25519 AAAA!!!\n", "git.example.org\n", "<<<<<<< HEAD\n", "@unknown h ssh-rsa AAAA\n", "|1|x ssh-rsa AAAA\n",
+		"h ssh-dss AAAAB3NzaC1kc3MAAAAA\n", strings.Repeat("x", 70_000) + "\n",
+	} {
+		for name, text := range map[string]string{"before": bad + string(good), "after": string(good) + bad} {
+			r := u.open(s.configure(u), func(c *Config) { c.KnownHostsFile = secretFile(t, text) })
+			if _, err := r.Fetch(t.Context()); err != nil {
+				t.Errorf("%.30q %s: %v", bad, name, err)
+			}
+		}
+		r := u.open(s.configure(u), func(c *Config) { c.KnownHostsFile = secretFile(t, "# hosts\n"+bad) })
+		_, err := r.Fetch(t.Context())
+		refused(t, bad[:4], err, ErrHostKey)
+		if err == nil || !strings.Contains(err.Error(), "line 2 of it cannot be read: ") || strings.Contains(err.Error(), os.TempDir()+"/known_hosts") {
+			t.Errorf("%.30q alone: %v", bad, err)
+		}
+	}
+	r := u.open(s.configure(u), func(c *Config) { c.KnownHostsFile = secretFile(t, string(good)+"@revoked * ssh-ed25519 AAAA!!!\n") })
+	_, err = r.Fetch(t.Context())
+	refused(t, "revoked", err, ErrHostKey)
+}
+
+// Proxies add a charset to what they pass on.
+func TestAdvertisementType(t *testing.T) {
+	u := newUpstream(t)
+	want := u.commit(map[string]string{"a.yaml": "1"})
+	real := httpHandler(u)
+	for _, suffix := range []string{"", "; charset=utf-8", ";charset=UTF-8"} {
+		url := u.http(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			real.ServeHTTP(&typed{w, suffix}, req)
+		}))
+		r := u.open(func(c *Config) { c.URL, c.TokenFile = url, secretFile(t, testToken) })
+		if c, err := r.Fetch(t.Context()); err != nil || c.Hash != want {
+			t.Errorf("%q: %v", suffix, err)
+		}
+	}
+}
+
+// typed adds to the content type.
+type typed struct {
+	http.ResponseWriter
+	suffix string
+}
+
+func (w *typed) WriteHeader(code int) {
+	w.Header().Set("Content-Type", w.Header().Get("Content-Type")+w.suffix)
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *typed) Write(p []byte) (int, error) {
+	if w.suffix != "" && !strings.HasSuffix(w.Header().Get("Content-Type"), w.suffix) {
+		w.WriteHeader(http.StatusOK)
+	}
+	return w.ResponseWriter.Write(p)
 }
 
 // A server that accepts and says nothing, or too little, is cut off.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"net/url"
 	"os"
@@ -97,7 +98,8 @@ func (h *httpRemote) dial(ctx context.Context, service Service) (conn, error) {
 		return nil, err
 	}
 	base, ok := strings.CutSuffix(resp.Request.URL.Path, infoRefs)
-	if want := "application/x-" + string(service) + "-advertisement"; !ok || resp.Header.Get("Content-Type") != want {
+	kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")) // a proxy may add a charset
+	if want := "application/x-" + string(service) + "-advertisement"; !ok || err != nil || kind != want {
 		resp.Body.Close()
 		return nil, fmt.Errorf("%w: content type %q, not Git's smart protocol (is the URL that of a repository?)", ErrProtocol, clean(resp.Header.Get("Content-Type")))
 	}

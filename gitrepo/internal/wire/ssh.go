@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -110,7 +111,7 @@ func (s *sshRemote) config() (config *ssh.ClientConfig, verdict func() error, er
 		}
 		return nil, nil, fmt.Errorf("%w: %s is not a private key", ErrAuth, s.keyFile)
 	}
-	hosts, err := knownhosts.NewDB(s.hosts)
+	hosts, passedOver, err := readHosts(s.hosts)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: known hosts: %w", ErrHostKey, err)
 	}
@@ -126,7 +127,7 @@ func (s *sshRemote) config() (config *ssh.ClientConfig, verdict func() error, er
 			case knownhosts.IsHostKeyChanged(err):
 				decided = fmt.Errorf("%w: the host key of %s changed, it is now %s %s (if that is expected, replace the line in %s; if not, somebody is in between)", ErrHostKey, host, key.Type(), fp, s.hosts)
 			case knownhosts.IsHostUnknown(err):
-				decided = fmt.Errorf("%w: %s is not in %s (compare %s %s with the server's and add it, see ssh-keyscan)", ErrHostKey, host, s.hosts, key.Type(), fp)
+				decided = fmt.Errorf("%w: %s is not in %s (compare %s %s with the server's and add it, see ssh-keyscan)%s", ErrHostKey, host, s.hosts, key.Type(), fp, passedOver)
 			case err != nil:
 				decided = fmt.Errorf("%w: %s", ErrHostKey, clean(err.Error()))
 			}
@@ -135,6 +136,51 @@ func (s *sshRemote) config() (config *ssh.ClientConfig, verdict func() error, er
 		HostKeyAlgorithms: hosts.HostKeyAlgorithms(s.addr),
 	}
 	return config, func() error { return decided }, nil
+}
+
+// readHosts reads a known_hosts file. As for OpenSSH, a line that is malformed
+// or of a key type from another time costs nothing but itself; passedOver says
+// so of the first, for messages. But a malformed @revoked could be the one that
+// matters.
+func readHosts(path string) (db *knownhosts.HostKeyDB, passedOver string, err error) {
+	db, broken := knownhosts.NewDB(path)
+	if broken == nil {
+		return db, "", nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, "", err
+	}
+	// What reads them reads files only.
+	dir, err := os.MkdirTemp("", "known_hosts")
+	if err != nil {
+		return nil, "", err
+	}
+	defer os.RemoveAll(dir)
+	one, all := filepath.Join(dir, "one"), filepath.Join(dir, "all")
+	var good strings.Builder
+	number := 0
+	for line := range strings.Lines(string(data)) {
+		number++
+		if err := os.WriteFile(one, []byte(line), 0o600); err != nil {
+			return nil, "", err
+		}
+		if _, err := knownhosts.NewDB(one); err != nil {
+			if strings.HasPrefix(strings.TrimSpace(line), "@revoked") {
+				return nil, "", broken
+			}
+			if passedOver == "" {
+				passedOver = fmt.Sprintf("; line %d of it cannot be read: %s", number, clean(strings.TrimPrefix(err.Error(), "knownhosts: "+one+":1: ")))
+			}
+			line = "\n"
+		}
+		good.WriteString(line)
+	}
+	if err := os.WriteFile(all, []byte(good.String()), 0o600); err != nil {
+		return nil, "", err
+	}
+	db, err = knownhosts.NewDB(all)
+	return db, passedOver, err
 }
 
 func handshakeError(err, verdict error) error {
