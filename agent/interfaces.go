@@ -82,4 +82,6 @@ type Storage interface {
 	Access(ctx context.Context, disk string, r api.AccessRequest, until time.Time) (api.Access, error)
 	ListAccess(ctx context.Context) ([]api.Access, error)
 	EndAccess(ctx context.Context, id string) error
+	// ClearReservations ends what initiators reserved of a disk and says what it was.
+	ClearReservations(ctx context.Context, disk string) ([]string, error)
 }

@@ -344,6 +344,18 @@ func (a *Agent) EndAccess(ctx context.Context, r api.EndAccessRequest) error {
 	return err
 }
 
+// ClearReservations ends what initiators reserved of a disk.
+func (a *Agent) ClearReservations(ctx context.Context, r api.ClearRequest) (api.ClearResult, error) {
+	k, err := a.find(spec.KindDisk, r.Disk)
+	if err != nil {
+		return api.ClearResult{}, err
+	}
+	gone, err := a.cfg.Storage.ClearReservations(ctx, k.UID)
+	a.audit("Disk/"+r.Disk, "ReservationsCleared", strings.Join(gone, ", "), r.Caller, err)
+	a.wake(trigger{why: "reservations cleared"})
+	return api.ClearResult{Cleared: gone}, err
+}
+
 // Console says where the console of a machine is.
 func (a *Agent) Console(_ context.Context, vm string) (api.Console, error) {
 	k, err := a.find(spec.KindVirtualMachine, vm)

@@ -154,6 +154,9 @@ func TestCalls(t *testing.T) {
 	if err := c.EndAccess(ctx, api.EndAccessRequest{ID: g.ID}); err != nil {
 		t.Errorf("end access: %v", err)
 	}
+	if r, err := c.ClearReservations(ctx, api.ClearRequest{Disk: "web-1-root"}); err != nil || r.Cleared == nil {
+		t.Errorf("clear reservations: %+v, %v", r, err)
+	}
 	console, err := c.Console(ctx, "web-1")
 	if err != nil {
 		t.Error(err)
@@ -198,7 +201,7 @@ func TestCalls(t *testing.T) {
 			t.Errorf("event %d by %q", e.Seq, e.By)
 		}
 	}
-	same(t, "events", reasons, []string{"Suspend", "Suspend", "Resume", "Allow", "Accept", "Restart", "Stop", "Undelete", "Revert", "Access", "EndAccess", "Reconcile", "Reconcile"})
+	same(t, "events", reasons, []string{"Suspend", "Suspend", "Resume", "Allow", "Accept", "Restart", "Stop", "Undelete", "Revert", "Access", "EndAccess", "ReservationsCleared", "Reconcile", "Reconcile"})
 }
 
 func TestErrorsKeepCodeAndHint(t *testing.T) {

@@ -239,6 +239,11 @@ func (c *Client) ListAccess(ctx context.Context) ([]Access, error) {
 	return ask[[]Access](ctx, c, http.MethodGet, "/v1/access", nil)
 }
 
+// ClearReservations implements Agent.
+func (c *Client) ClearReservations(ctx context.Context, r ClearRequest) (ClearResult, error) {
+	return watch[ClearResult](ctx, c, "/v1/access/clear", r, nil)
+}
+
 // EndAccess implements Agent.
 func (c *Client) EndAccess(ctx context.Context, r EndAccessRequest) error {
 	_, err := watch[none](ctx, c, "/v1/access/end", r, nil)

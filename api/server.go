@@ -137,6 +137,12 @@ func (s *server) routes() http.Handler {
 		r.Caller = c
 		return none{}, a.EndAccess(ctx, r)
 	}))
+	mux.HandleFunc("POST /v1/access/clear", stream(s, func(ctx context.Context, r ClearRequest, c Caller, _ func(string)) (ClearResult, error) {
+		r.Caller = c
+		res, err := a.ClearReservations(ctx, r)
+		res.Cleared = listed(res.Cleared)
+		return res, err
+	}))
 	mux.HandleFunc("POST /v1/console", answer(s, func(ctx context.Context, r consoleQuery, _ Caller) (Console, error) {
 		return a.Console(ctx, r.VM)
 	}))

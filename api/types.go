@@ -31,6 +31,7 @@ type Agent interface {
 	Access(ctx context.Context, r AccessRequest) (Access, error)
 	ListAccess(ctx context.Context) ([]Access, error)
 	EndAccess(ctx context.Context, r EndAccessRequest) error
+	ClearReservations(ctx context.Context, r ClearRequest) (ClearResult, error)
 	Console(ctx context.Context, vm string) (Console, error)
 	// Events returns those after a sequence number, and waits for one if there
 	// is none and follow is set.
@@ -176,6 +177,17 @@ type Access struct {
 type EndAccessRequest struct {
 	ID     string `json:"id"`
 	Caller Caller `json:"-"`
+}
+
+// ClearRequest ends what initiators reserved of a disk.
+type ClearRequest struct {
+	Disk   string `json:"disk"`
+	Caller Caller `json:"-"`
+}
+
+// ClearResult is what was reserved, in words.
+type ClearResult struct {
+	Cleared []string `json:"cleared" yaml:"cleared"`
 }
 
 // Console is where the serial console of a machine is.

@@ -104,6 +104,8 @@ type LiveDisk struct {
 	// Written is when the data was last in use, for the reason of a restore.
 	Written time.Time
 	Claims  []claim.Claim
+	// Reservations are what initiators keep in the disk against others (SCSI), in words.
+	Reservations []string
 	// Allocated is the space really used, in bytes.
 	Allocated int64
 }

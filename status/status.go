@@ -248,6 +248,9 @@ func details(a *reconcile.Action, h *reconcile.Live) map[string]any {
 				d["until"] = h.Disk.Until.UTC().Format(time.RFC3339)
 			}
 		}
+		if len(h.Disk.Reservations) > 0 {
+			d["reservations"] = h.Disk.Reservations
+		}
 		for _, c := range h.Disk.Claims {
 			if c.ReadOnly {
 				continue

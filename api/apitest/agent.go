@@ -312,6 +312,20 @@ func (a *Agent) ListAccess(context.Context) ([]api.Access, error) {
 	return slices.Clone(a.access), nil
 }
 
+// ClearReservations implements api.Agent.
+func (a *Agent) ClearReservations(_ context.Context, r api.ClearRequest) (api.ClearResult, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o, err := a.need("Disk/" + r.Disk)
+	if err != nil {
+		return api.ClearResult{}, err
+	}
+	gone, _ := o.Status["reservations"].([]string)
+	delete(o.Status, "reservations")
+	a.record("Disk/"+r.Disk, "Audit", "ReservationsCleared", strings.Join(gone, ", "), r.Caller)
+	return api.ClearResult{Cleared: gone}, nil
+}
+
 // EndAccess implements api.Agent.
 func (a *Agent) EndAccess(_ context.Context, r api.EndAccessRequest) error {
 	a.mu.Lock()

@@ -16,28 +16,38 @@ import (
 func (a *app) accessCmd() *cobra.Command {
 	var req api.AccessRequest
 	var end string
+	var clear bool
 	c := &cobra.Command{
-		Use:   "access disk/NAME --initiator IQN… --for SPAN | access --end ID",
+		Use:   "access disk/NAME --initiator IQN… --for SPAN | access --end ID | access --clear-reservations disk/NAME",
 		Short: "Lend a disk to an iSCSI initiator for a while",
 		Long: `access admits an initiator of your own to a disk for a while: for rescue, backup
 or a conformance test. It prints what the initiator needs, the password among it;
 that is shown only now. Every access is written down and ends by itself.
 
 An access that may write is a claim: it is refused while a machine has the disk,
-and a machine's start waits for its end.`,
+and a machine's start waits for its end. What it reserved in the disk (SCSI
+reservations and registrations) ends with it. --clear-reservations ends those of a
+disk now, whoever made them; describe disk/NAME lists them.`,
 		Example: `  reconciler access disk/web-1-root --initiator iqn.2026-11.example:backup --for 1h --read-only
   reconciler access disk/web-1-root --initiator iqn.2026-11.example:rescue --for 1h -o json
   reconciler access list
-  reconciler access --end 4f1c`,
+  reconciler access --end 4f1c
+  reconciler access --clear-reservations disk/web-1-root`,
 		Args:              upToOneArg,
 		Annotations:       map[string]string{formatsKey: "text, json, yaml"},
 		ValidArgsFunction: a.completeObjects(spec.KindDisk),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if end != "" {
-				if len(args) > 0 || len(req.Initiators) > 0 || req.For != 0 || req.ReadOnly {
+				if clear || len(args) > 0 || len(req.Initiators) > 0 || req.For != 0 || req.ReadOnly {
 					return usagef("--end stands alone")
 				}
 				return a.endAccess(cmd.Context(), end)
+			}
+			if clear {
+				if len(args) == 0 || len(req.Initiators) > 0 || req.For != 0 || req.ReadOnly {
+					return usagef("--clear-reservations stands with disk/NAME alone")
+				}
+				return a.clearReservations(cmd.Context(), args[0])
 			}
 			var err error
 			if req.Disk, err = accessDisk(args, req); err != nil {
@@ -62,6 +72,7 @@ and a machine's start waits for its end.`,
 	c.Flags().DurationVar(&req.For, "for", 0, "how long, as in `1h`")
 	c.Flags().BoolVar(&req.ReadOnly, "read-only", false, "admit it to read only; the disk may be in use")
 	c.Flags().StringVar(&end, "end", "", "end the access of this `id`")
+	c.Flags().BoolVar(&clear, "clear-reservations", false, "end the SCSI reservations of the disk, whoever made them")
 	must(c.RegisterFlagCompletionFunc("initiator", cobra.NoFileCompletions))
 	must(c.RegisterFlagCompletionFunc("for", cobra.NoFileCompletions))
 	must(c.RegisterFlagCompletionFunc("end", a.completeAccess))
@@ -78,6 +89,31 @@ func (a *app) endAccess(ctx context.Context, id string) error {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "access %s is ended\n", clean(id))
+	return nil
+}
+
+func (a *app) clearReservations(ctx context.Context, arg string) error {
+	disk, err := parseOf(spec.KindDisk, arg)
+	if err != nil {
+		return err
+	}
+	client, err := a.dial()
+	if err != nil {
+		return err
+	}
+	r, err := client.ClearReservations(ctx, api.ClearRequest{Disk: disk})
+	if err != nil {
+		return err
+	}
+	if a.flags.output != "text" {
+		return printData(a.stdout, a.flags.output, r)
+	}
+	if len(r.Cleared) == 0 {
+		fmt.Fprintln(a.stdout, "nothing was reserved")
+	}
+	for _, c := range r.Cleared {
+		fmt.Fprintf(a.stdout, "cleared: %s\n", clean(c))
+	}
 	return nil
 }
 

@@ -114,6 +114,7 @@ func newAgent() *apitest.Agent {
 	vm.Conditions[0].Message = "the budget is spent"
 	vm.Status = map[string]any{"power": "Running", "pid": 42, "exit": "panic\x1b[2J", "disks": map[string]any{"root": "web-1-root"}}
 	disk := testObject(spec.KindDisk, "web-1-root", "22222222-0000-5000-8000-000000000000", "OutOfSync", "Progressing")
+	disk.Status["reservations"] = []string{"WriteExclusive of iqn.2026-11.x:a (epoch 3)"}
 	old := testObject(spec.KindDisk, "old", "33333333-0000-5000-8000-000000000000", "Synced", "Healthy")
 	old.Quarantined = true
 	p := &reconcile.Plan{

@@ -9,10 +9,12 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"reconciler/claim"
 	"reconciler/drivers/iscsi/claims"
+	"reconciler/drivers/iscsi/target"
 )
 
 // AccessRequest asks for a disk on behalf of an operator.
@@ -125,4 +127,52 @@ func (d *Driver) EndAccess(ctx context.Context, id string) error {
 		}
 	}
 	return fmt.Errorf("%w: %s", ErrNoAccess, id)
+}
+
+// ClearReservations ends what initiators reserved of a disk, whoever they are, and
+// says what that was.
+func (d *Driver) ClearReservations(ctx context.Context, disk string) ([]string, error) {
+	unlock, err := d.locks.lock(ctx, disk)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	_, v, err := d.find(disk)
+	if err != nil {
+		return nil, err
+	}
+	served, err := d.served(ctx)
+	if err != nil {
+		return nil, err
+	}
+	at, ok := served[v.Target]
+	if !ok {
+		return nil, fmt.Errorf("disk %s is not exported: nothing reserves it", v.Name)
+	}
+	if err := d.cfg.Target.ClearReservations(ctx, v.Target); err != nil {
+		return nil, fmt.Errorf("clear the reservations of disk %s: %w", v.Name, err)
+	}
+	gone := reservationsOf(at)
+	d.log.Info("reservations cleared", "disk", v.Name, "uid", disk, "reservations", gone)
+	return gone, nil
+}
+
+// reservationsOf says in words what initiators reserved.
+func reservationsOf(s target.Status) []string {
+	var list []string
+	for _, r := range s.Reservations {
+		words := []string{"registration"}
+		if r.Type != "" {
+			words[0] = r.Type
+		}
+		words = append(words, "of "+r.Initiator)
+		if r.Owner != 0 {
+			words = append(words, fmt.Sprintf("(epoch %d)", r.Owner))
+		}
+		if r.Kept {
+			words = append(words, "kept over restarts")
+		}
+		list = append(list, strings.Join(words, " "))
+	}
+	return list
 }

@@ -1,14 +1,18 @@
 package iscsi
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"reconciler/claim"
+	"reconciler/drivers/iscsi/scsi"
+	"reconciler/drivers/iscsi/target"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
@@ -240,5 +244,51 @@ func TestUndeleteKeepsAndDeclares(t *testing.T) {
 	}
 	if l := w.converge(w.tree(w.poolYAML(""), renamed)).Objects[l.Key()]; l.Disk.Quarantined {
 		t.Error("declared again, and still in quarantine")
+	}
+}
+
+// reserved is a target in which something reserves every disk.
+type reserved struct {
+	Target
+	cleared []string // IQNs
+}
+
+func (r *reserved) List(ctx context.Context) ([]target.Status, error) {
+	list, err := r.Target.List(ctx)
+	for i := range list {
+		if !slices.Contains(r.cleared, list[i].IQN) {
+			list[i].Reservations = []scsi.Reservation{{Initiator: rescue, Owner: 3, Key: 7, Type: "WriteExclusive", Kept: true}, {Initiator: rescue + "-2"}}
+		}
+	}
+	return list, err
+}
+
+func (r *reserved) ClearReservations(ctx context.Context, iqn string) error {
+	r.cleared = append(r.cleared, iqn)
+	return r.Target.ClearReservations(ctx, iqn)
+}
+
+// What is reserved is part of what is observed, and can be ended.
+func TestReservationsAreNamed(t *testing.T) {
+	w := newWorld(t)
+	want := w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi"))
+	w.converge(want)
+	uid := uidOf(spec.KindDisk, "web")
+	w.d.cfg.Target = &reserved{Target: w.d.cfg.Target}
+	named := []string{"WriteExclusive of " + rescue + " (epoch 3) kept over restarts", "registration of " + rescue + "-2"}
+	now := func() []string {
+		return w.observe(want).Objects[reconcile.Key{Kind: spec.KindDisk, UID: uid}].Disk.Reservations
+	}
+	if got := now(); !slices.Equal(got, named) {
+		t.Errorf("observed as %q", got)
+	}
+	if gone, err := w.d.ClearReservations(w.ctx(), uid); err != nil || !slices.Equal(gone, named) {
+		t.Errorf("cleared %q, %v", gone, err)
+	}
+	if got := now(); len(got) != 0 {
+		t.Errorf("left is %q", got)
+	}
+	if _, err := w.d.ClearReservations(w.ctx(), uidOf(spec.KindDisk, "other")); err == nil {
+		t.Error("of a disk that is not there")
 	}
 }

@@ -33,6 +33,7 @@ type Target interface {
 	SetAccess(ctx context.Context, iqn string, list []target.Access) error
 	// Fence returns nil when no command of the epoch can touch the volume any more.
 	Fence(ctx context.Context, iqn string, epoch uint64) error
+	ClearReservations(ctx context.Context, iqn string) error
 }
 
 // Config is what New needs.

@@ -194,7 +194,7 @@ func (o *observation) disk(p *poolState, v *volume.Volume) {
 	}
 	ld := &reconcile.LiveDisk{
 		Volume: v.Size, LUN: at.Size, Allocated: v.Allocated, Written: v.Written,
-		Claims: claimsOf(rec, o.served),
+		Claims: claimsOf(rec, o.served), Reservations: reservationsOf(at),
 	}
 	switch {
 	case rec.Writer != nil:

@@ -52,6 +52,11 @@ type Result struct {
 // Nexus is an I_T nexus (SAM-5 §4.6): an initiator port, seen through a target
 // port. Reservations, registrations and unit attentions belong to one.
 type Nexus struct {
+	// Owner tells apart those who are let in one after the other: a registration
+	// belongs to the owner of the nexus that made it, see [Device.Keep]. It is set
+	// before Attach.
+	Owner uint64
+
 	initiator string
 	isid      [6]byte
 	tpg       uint16

@@ -30,7 +30,7 @@ func (d *Device) saveReservations(old, next *registrations) error {
 		return syncDir(d.cfg.ReservationFile)
 	}
 	saved := savedReservations{Registrations: next.all, Type: next.kind}
-	if next.kind != 0 {
+	if next.kind != 0 && !allRegistrants(next.kind) {
 		saved.Holder = &next.holder
 	}
 	data, err := json.Marshal(saved)

@@ -30,6 +30,7 @@ type prRequest struct {
 	newKey uint64 // SERVICE ACTION RESERVATION KEY
 	aptpl  bool
 	from   nexusID
+	owner  uint64
 }
 
 // notice is a unit attention that a change of the reservations raises.
@@ -61,7 +62,7 @@ func (d *Device) persistentReserveOut(_ context.Context, c *Command) outcome {
 }
 
 func (d *Device) decodeReserveOut(c *Command) (prRequest, fault) {
-	q := prRequest{action: c.CDB[1] & serviceActionBits, kind: c.CDB[2] & 0x0f, from: c.Nexus.id()}
+	q := prRequest{action: c.CDB[1] & serviceActionBits, kind: c.CDB[2] & 0x0f, from: c.Nexus.id(), owner: c.Nexus.Owner}
 	switch q.action {
 	case prOutReserve, prOutRelease, prOutPreempt, prOutPreemptAbort:
 		if c.CDB[2]>>4 != gotgt.PR_LU_SCOPE || !validKind(q.kind) {
@@ -104,7 +105,12 @@ func (d *Device) applyReserveOut(n *Nexus, q prRequest) ([]*Nexus, fault) {
 	}
 	g.pr = next
 	d.setGuard(g)
-	var preempted []*Nexus
+	return d.notify(n, notices), good
+}
+
+// notify raises the unit attentions of a change that n made, and returns the
+// sessions whose registration was taken from them. It is called with mu held.
+func (d *Device) notify(n *Nexus, notices []notice) (preempted []*Nexus) {
 	for _, w := range notices {
 		for o := range d.nexuses {
 			if o == n || o.id() != w.to {
@@ -116,7 +122,7 @@ func (d *Device) applyReserveOut(n *Nexus, q prRequest) ([]*Nexus, fault) {
 			}
 		}
 	}
-	return preempted, good
+	return preempted
 }
 
 // apply changes r as the request says and returns who must be told.
@@ -151,19 +157,12 @@ func (r *registrations) register(q prRequest) ([]notice, fault) {
 	r.generation++
 	r.aptpl = q.aptpl
 	if q.newKey != 0 {
-		if !r.set(q.from, q.newKey) {
+		if !r.set(q.from, q.newKey, q.owner) {
 			return nil, illegal(gotgt.ASC_INSUFFICIENT_REGISTRATION_RESOURCES)
 		}
 		return nil, good
 	}
-	kind := r.kind
-	r.remove(func(reg registration) bool { return reg.Nexus == q.from })
-	// Unregistering the holder releases; those whose access hung on it are told
-	// (SPC-5 §5.14).
-	if registrantsOnly(kind) && r.kind == 0 {
-		return r.tell(q.from, gotgt.ASC_RESERVATIONS_RELEASED), good
-	}
-	return nil, good
+	return r.unregister(func(reg registration) bool { return reg.Nexus == q.from }), good
 }
 
 // reserve is RESERVE, SPC-5 §5.14.

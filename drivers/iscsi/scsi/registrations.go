@@ -22,6 +22,7 @@ func (n *Nexus) id() nexusID { return nexusID{n.initiator, n.isid, n.tpg} }
 type registration struct {
 	Nexus nexusID `json:"nexus"`
 	Key   uint64  `json:"key"`
+	Owner uint64  `json:"owner,omitempty"` // 0 in a file that knows of none
 }
 
 // registrations is the state of persistent reservations (SPC-5 §5.14). It is
@@ -86,17 +87,17 @@ func (r *registrations) admits(n *Nexus) bool {
 }
 
 // set registers a nexus or changes its key.
-func (r *registrations) set(id nexusID, key uint64) bool {
+func (r *registrations) set(id nexusID, key, owner uint64) bool {
 	for i := range r.all {
 		if r.all[i].Nexus == id {
-			r.all[i].Key = key
+			r.all[i].Key, r.all[i].Owner = key, owner
 			return true
 		}
 	}
 	if len(r.all) == maxRegistrations {
 		return false
 	}
-	r.all = append(r.all, registration{id, key})
+	r.all = append(r.all, registration{id, key, owner})
 	return true
 }
 
@@ -115,6 +116,17 @@ func (r *registrations) remove(match func(registration) bool) []nexusID {
 		r.release()
 	}
 	return gone
+}
+
+// unregister removes those that match and returns who must be told: with the
+// holder its reservation goes, on which the access of others hung (SPC-5 §5.14).
+func (r *registrations) unregister(match func(registration) bool) []notice {
+	kind := r.kind
+	r.remove(match)
+	if registrantsOnly(kind) && r.kind == 0 {
+		return r.tell(nexusID{}, gotgt.ASC_RESERVATIONS_RELEASED)
+	}
+	return nil
 }
 
 func (r *registrations) release() { r.kind, r.holder = 0, nexusID{} }

@@ -111,6 +111,9 @@ type Status struct {
 	// Fenced lists the newest epochs that were fenced and are refused for ever.
 	Fenced   []uint64  `json:"fenced,omitempty"`
 	Sessions []Session `json:"sessions"`
+	// Reservations are what initiators keep in the unit against others. Those of an
+	// epoch end with it.
+	Reservations []scsi.Reservation `json:"reservations,omitempty"`
 	// Error says why the volume is not served: it could not be opened and is
 	// tried again. Empty when it is.
 	Error string `json:"error,omitempty"`
@@ -153,6 +156,9 @@ type LogicalUnit interface {
 	Attach(n *scsi.Nexus)
 	Detach(n *scsi.Nexus)
 	Reset(from *scsi.Nexus, kind scsi.ResetKind)
+	Reservations() []scsi.Reservation
+	Keep(keep func(initiator string, owner uint64) bool) error
+	ClearReservations() error
 	Grow(size int64) error
 	Size() int64
 	Close() error

@@ -169,6 +169,16 @@ func (c *Client) Fence(ctx context.Context, iqn string, epoch uint64) error {
 	return err
 }
 
+// ClearReservations ends every reservation and registration of an export, whoever
+// made it.
+func (c *Client) ClearReservations(ctx context.Context, iqn string) error {
+	_, err := c.call(ctx, request{Op: opClear, IQN: iqn})
+	if errors.Is(err, ErrInvalid) {
+		err = fmt.Errorf("the target that runs is of an older build, which cannot do this before it is restarted: %w", err)
+	}
+	return err
+}
+
 // List returns all exports, sorted by name.
 func (c *Client) List(ctx context.Context) ([]Status, error) {
 	resp, err := c.call(ctx, request{Op: opList})

@@ -43,6 +43,7 @@ const (
 	opAccess = "access"
 	opFence  = "fence"
 	opList   = "list"
+	opClear  = "clearReservations"
 )
 
 // codes are the errors that keep their identity over the socket.
@@ -120,6 +121,8 @@ func (srv *Server) act(ctx context.Context, req *request) (response, error) {
 		return response{}, srv.setAccess(ctx, req.IQN, list)
 	case opFence:
 		return response{}, srv.fence(ctx, req.IQN, req.Epoch)
+	case opClear:
+		return response{}, srv.clearReservations(ctx, req.IQN)
 	case opList:
 		return response{Exports: srv.list()}, nil
 	}

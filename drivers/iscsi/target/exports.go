@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"time"
 )
@@ -209,6 +211,9 @@ func (srv *Server) remove(ctx context.Context, iqn string) error {
 	if err := t.remove(ctx); err != nil {
 		return err
 	}
+	if err := os.Remove(reservationFile(srv.cfg.StateDir, iqn)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	srv.mu.Lock()
 	delete(srv.targets, iqn)
 	srv.mu.Unlock()
@@ -293,6 +298,16 @@ func (srv *Server) fence(ctx context.Context, iqn string, epoch uint64) error {
 	t.fenced = entry.Fenced
 	t.mu.Unlock()
 	return t.fence(ctx, epoch)
+}
+
+// clearReservations ends every reservation of an export.
+func (srv *Server) clearReservations(ctx context.Context, iqn string) error {
+	t, err := srv.hold(ctx, iqn)
+	if err != nil {
+		return err
+	}
+	defer t.unlock()
+	return t.clearReservations(t.describe())
 }
 
 func (srv *Server) list() []Status {

@@ -137,16 +137,20 @@ func (srv *Server) shutdown() error {
 // openVolume opens an export's volume. Persistent reservations are kept beside
 // the state.
 func openVolume(stateDir string, e Export) (LogicalUnit, error) {
-	dir := filepath.Join(stateDir, "reservations")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	reservations := reservationFile(stateDir, e.IQN)
+	if err := os.MkdirAll(filepath.Dir(reservations), 0o700); err != nil {
 		return nil, err
 	}
 	d, err := scsi.Open(scsi.Config{
 		Path: e.Path, TargetName: e.IQN, Serial: e.Serial, UID: uidBytes(e.UID), ReadOnly: e.ReadOnly,
-		ReservationFile: filepath.Join(dir, recordName(e.IQN)),
+		ReservationFile: reservations,
 	})
 	if err != nil {
 		return nil, err // not a nil *Device in an interface
 	}
 	return d, nil
+}
+
+func reservationFile(stateDir, iqn string) string {
+	return filepath.Join(stateDir, "reservations", recordName(iqn))
 }

@@ -164,6 +164,7 @@ func (srv *Server) newSession(l *login) *session {
 	s.ctx, s.cancel = context.WithCancel(srv.ctx)
 	if l.tgt != nil {
 		s.nexus = scsi.NewNexus(l.initiator, l.isid, portalGroup, l.grant.ReadOnly)
+		s.nexus.Owner = l.grant.Epoch
 		s.log = s.log.With("target", l.tgt.iqn)
 	}
 	return s

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"sync"
 
@@ -191,8 +193,41 @@ func (t *target) setAccess(ctx context.Context, list []Access) error {
 	}
 	t.mu.Lock()
 	t.grants = next
+	t.settleLocked()
 	t.mu.Unlock()
 	return nil
+}
+
+// settleLocked ends what grants that are no more left in the logical unit: a
+// registration outlives its session, but not the right to come back. What a crash
+// leaves undone is done when the volume is opened.
+func (t *target) settleLocked() {
+	if t.lu == nil {
+		return
+	}
+	err := t.lu.Keep(func(initiator string, epoch uint64) bool {
+		return slices.ContainsFunc(t.grants, func(g *grant) bool {
+			return g.Epoch == epoch || epoch == 0 && g.names(initiator)
+		})
+	})
+	if err != nil {
+		t.srv.log.Warn("ended reservations are still in their file", "target", t.iqn, "error", err)
+	}
+}
+
+// clearReservations ends every reservation of the logical unit. Where a damaged
+// record of them keeps the volume from being opened, the record goes.
+func (t *target) clearReservations(e Export) error {
+	t.mu.Lock()
+	lu := t.lu
+	t.mu.Unlock()
+	if lu != nil {
+		return lu.ClearReservations()
+	}
+	if err := os.Remove(reservationFile(t.srv.cfg.StateDir, e.IQN)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return t.open(e)
 }
 
 // fence ends an epoch: no login of it succeeds from here on, and when nil is
@@ -207,7 +242,13 @@ func (t *target) fence(ctx context.Context, epoch uint64) error {
 		return g.revoked
 	})
 	t.mu.Unlock()
-	return t.drain(ctx, func(s *session) bool { return s.grant.Epoch == epoch })
+	if err := t.drain(ctx, func(s *session) bool { return s.grant.Epoch == epoch }); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.settleLocked()
+	return nil
 }
 
 // drain closes the sessions that match and waits until nothing of them is left.
@@ -262,7 +303,7 @@ func (t *target) status() Status {
 	defer t.mu.Unlock()
 	st := Status{Export: t.export, Access: []Access{}, Fenced: slices.Clone(t.fenced), Sessions: []Session{}}
 	if t.lu != nil {
-		st.Size = t.lu.Size()
+		st.Size, st.Reservations = t.lu.Size(), t.lu.Reservations()
 	}
 	if t.openErr != nil {
 		st.Error = t.openErr.Error()
@@ -290,6 +331,7 @@ func (t *target) open(e Export) error {
 	t.openErr = err
 	if err == nil {
 		t.lu = lu
+		t.settleLocked()
 	}
 	return err
 }
