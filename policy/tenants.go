@@ -32,8 +32,8 @@ type Tenant struct {
 
 // Quota bounds the sum of what a tenant declares; zero is no bound.
 type Quota struct {
-	Machines, CPUs, Disks int
-	Memory, Storage       spec.Size // bytes
+	Machines, CPUs, Disks, Images int
+	Memory, Storage               spec.Size // bytes
 }
 
 // TenantKinds are the kinds that can be left to a tenant. The others are the
@@ -259,8 +259,8 @@ func listKinds(kinds []spec.Kind) string {
 
 // usage is what a tenant has declared so far.
 type usage struct {
-	machines, cpus, memory, disks, storage int64
-	over                                   map[string]bool // told once
+	machines, cpus, memory, disks, storage, images int64
+	over                                           map[string]bool // told once
 }
 
 func (c *tenancy) count(t *Tenant, o *spec.Object) {
@@ -288,6 +288,8 @@ func (c *tenancy) count(t *Tenant, o *spec.Object) {
 	case *spec.Disk:
 		add(&u.disks, 1, int64(t.Quota.Disks), "", "disks", number)
 		add(&u.storage, int64(s.Size), int64(t.Quota.Storage), "spec.size", "of storage", size)
+	case *spec.Image:
+		add(&u.images, 1, int64(t.Quota.Images), "", "images", number)
 	}
 }
 

@@ -149,12 +149,14 @@ func TestCheckTenants(t *testing.T) {
 		{"machines", map[string]string{"tenants/acme/a.yaml": vmDoc("v1", "") + vmDoc("v2", ", powerState: Stopped") + vmDoc("v3", "") + vmDoc("v4", ""), "ops/a.yaml": vmDoc("v0", "")},
 			[]Tenant{with(func(a *Tenant) { a.Quota.Machines = 2 })}, []string{`tenants/acme/a.yaml:12:1: tenant acme would have 3 machines, and its quota is 2`}},
 		{"just within", map[string]string{"tenants/acme/a.yaml": vmDoc("v1", "") + vmDoc("v2", "") + diskDoc("d", "")},
-			[]Tenant{with(func(a *Tenant) { a.Quota = Quota{2, 4, 1, 2 << 30, 1 << 30} })}, nil},
+			[]Tenant{with(func(a *Tenant) { a.Quota = Quota{Machines: 2, CPUs: 4, Disks: 1, Memory: 2 << 30, Storage: 1 << 30} })}, nil},
 		{"processors, memory, storage", map[string]string{"tenants/acme/a.yaml": vmDoc("v1", "") + vmDoc("v2", "") + diskDoc("d", "") + diskDoc("e", "")},
-			[]Tenant{with(func(a *Tenant) { a.Quota = Quota{0, 3, 0, 2<<30 - 1, 1<<30 + 1} })},
+			[]Tenant{with(func(a *Tenant) { a.Quota = Quota{CPUs: 3, Memory: 2<<30 - 1, Storage: 1<<30 + 1} })},
 			[]string{`:10:26: tenant acme would have 4 virtual CPUs, and its quota is 3`, `:10:53: tenant acme would have 2Gi of memory`, `:20:26: tenant acme would have 2Gi of storage`}},
 		{"disks", map[string]string{"tenants/acme/a.yaml": diskDoc("d", "") + diskDoc("e", "")}, []Tenant{with(func(a *Tenant) { a.Quota.Disks = 1 })},
 			[]string{`:7:1: tenant acme would have 2 disks`}},
+		{"images", map[string]string{"tenants/acme/a.yaml": doc("Image", "a", "source: {file: {path: acme/own.img}}, "+sum) + doc("Image", "b", "source: {file: {path: acme/own.img}}, "+sum)},
+			[]Tenant{with(func(a *Tenant) { a.Quota.Images = 1 })}, []string{`:7:1: tenant acme would have 2 images`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.tenants == nil {

@@ -3,6 +3,7 @@ package spec
 import (
 	"hash/maphash"
 	"iter"
+	"maps"
 	"reflect"
 	"runtime"
 	"slices"
@@ -285,6 +286,54 @@ func (s *Set) conflictMachines(errs Errors, a *entry, as *VirtualMachine, b *ent
 		if slices.ContainsFunc(as.NICs, func(e NIC) bool { return e.Network == c.Network && e.MAC == c.MAC }) {
 			errs = append(errs, b.fail("spec.nics[].mac", i,
 				"spec.nics["+c.Name+"].mac: "+c.MAC+" on network "+quote(c.Network)+" is an address of machine "+quote(a.obj.Meta.Name)+" at "+a.src.Pos, "give one of them another mac"))
+		}
+	}
+	return errs
+}
+
+// checkBridges finds machines of one host that have one address on one bridge by
+// way of different Networks. On different hosts, bridges of one name may be
+// different networks.
+func (s *Set) checkBridges() Errors {
+	count, bridges := map[string]int{}, map[string]string{}
+	for _, e := range s.entries {
+		if n, ok := e.obj.Spec.(*Network); ok && n.Bridge != nil {
+			count[n.Bridge.Name]++
+			bridges[e.obj.Meta.Name] = n.Bridge.Name
+		}
+	}
+	maps.DeleteFunc(bridges, func(_, bridge string) bool { return count[bridge] < 2 })
+	if len(bridges) == 0 {
+		return nil
+	}
+	type address struct{ host, bridge, mac string }
+	type card struct {
+		of  *entry
+		nic NIC
+	}
+	var errs Errors
+	first := map[address]card{}
+	for _, e := range s.entries {
+		vm, ok := e.obj.Spec.(*VirtualMachine)
+		if !ok {
+			continue
+		}
+		for i, c := range vm.NICs {
+			bridge := bridges[c.Network]
+			if bridge == "" {
+				continue
+			}
+			at := address{vm.Host, bridge, c.MAC}
+			other, taken := first[at]
+			if !taken {
+				first[at] = card{e, c}
+				continue
+			}
+			if other.nic.Network != c.Network {
+				errs = append(errs, e.fail("spec.nics[].mac", i,
+					"spec.nics["+c.Name+"].mac: "+c.MAC+" on network "+quote(c.Network)+", bridge "+quote(bridge)+", is an address of machine "+
+						quote(other.of.obj.Meta.Name)+" on network "+quote(other.nic.Network)+" of the same bridge, at "+other.of.src.Pos, "give one of them another mac"))
+			}
 		}
 	}
 	return errs

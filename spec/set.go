@@ -74,6 +74,7 @@ func Link(objects []*Object, parse error) (*Set, error) {
 		errs = append(errs, sound(s.entries)...)
 	}
 	errs = append(errs, s.checkLinks(s.entries, gone)...)
+	errs = append(errs, s.checkBridges()...)
 	if err := errs.sorted(); err != nil {
 		return nil, err
 	}

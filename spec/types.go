@@ -143,7 +143,7 @@ type Image struct {
 	Source      ImageSource `yaml:"source" doc:"Where the bytes come from: exactly one is given."`
 	SHA256      string      `yaml:"sha256" world:"recorded" format:"sha256" doc:"SHA-256 of the file. The content is verified before use."`
 	Format      string      `yaml:"format,omitempty" world:"recorded" enum:"raw,qcow2" default:"raw" doc:"Format of the file; stated, never probed."`
-	VirtualSize Size        `yaml:"virtualSize,omitempty" world:"recorded" min:"512" max:"64Ti" multiple:"512" doc:"Size a disk sees; a disk made from the image is at least this large. Needed where a disk uses the image."`
+	VirtualSize Size        `yaml:"virtualSize,omitempty" world:"recorded" min:"512" max:"64Ti" multiple:"512" doc:"Size a disk sees; a disk made from the image is at least this large. Needed where a disk uses the image. Of a raw image it is the size of the file, rounded up to 512."`
 }
 
 // Image formats.

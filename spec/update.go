@@ -84,7 +84,8 @@ func (s *Set) Update(removed []string, added map[string][]*Object, parse error) 
 	sortEntries(concerned)
 	next.objects = splice(s.objects, edits, func(e *entry) *Object { return e.obj })
 	next.reindex(s, out, in)
-	if err := append(sound(in), next.checkLinks(concerned, losses{})...).sorted(); err != nil {
+	errs = append(sound(in), next.checkLinks(concerned, losses{})...)
+	if err := append(errs, next.checkBridges()...).sorted(); err != nil {
 		return nil, err
 	}
 	return next, nil

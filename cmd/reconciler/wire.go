@@ -16,6 +16,7 @@ import (
 	"reconciler/claim"
 	"reconciler/cmd/reconciler/config"
 	"reconciler/drivers/iscsi"
+	"reconciler/drivers/iscsi/image"
 	"reconciler/drivers/iscsi/target"
 	"reconciler/drivers/kvm"
 	"reconciler/gitrepo"
@@ -43,15 +44,15 @@ func build(ctx context.Context, c config.Config, log *slog.Logger) (a *agent.Age
 	}
 	open.add(git.close)
 
-	disks, err := newStorage(c, log)
-	if err != nil {
-		return nil, nil, err
-	}
-	open.add(func() error { disks.client.Close(); return nil })
 	guests, err := guestUser(c.QEMUUser)
 	if err != nil {
 		return nil, nil, err
 	}
+	disks, err := newStorage(c, guests, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	open.add(func() error { disks.client.Close(); return nil })
 	machines, err := kvm.New(kvm.Config{
 		StateDir: c.StateDir, RunDir: c.RunDir, Accel: kvm.Accel(c.Accel), User: guests,
 		AllowedBridges: c.Allowed.Bridges, Storage: disks, Log: log,
@@ -155,8 +156,12 @@ type storage struct {
 	client *target.Client
 }
 
-func newStorage(c config.Config, log *slog.Logger) (*storage, error) {
+func newStorage(c config.Config, guests *kvm.User, log *slog.Logger) (*storage, error) {
 	process, err := targetProcess(filepath.Join(c.StateDir, "target"), filepath.Join(c.RunDir, "target"))
+	if err != nil {
+		return nil, err
+	}
+	largest, err := spec.ParseSize(c.Limits.ImageSize)
 	if err != nil {
 		return nil, err
 	}
@@ -165,6 +170,12 @@ func newStorage(c config.Config, log *slog.Logger) (*storage, error) {
 		StateDir: c.StateDir, ImageDir: c.ImageDir, AllowedRoots: c.Allowed.Roots, Host: c.Host, Log: log,
 		Target: client,
 		Start:  func(ctx context.Context) error { return target.Ensure(ctx, process) },
+		Images: func(i *image.Config) {
+			i.MaxBytes = int64(largest)
+			if guests != nil {
+				i.Readers = guests.GID
+			}
+		},
 	})
 	if err != nil {
 		client.Close()

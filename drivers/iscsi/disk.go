@@ -144,7 +144,7 @@ func (d *Driver) createDisk(ctx context.Context, a *reconcile.Action, in reconci
 			return fmt.Errorf("disk %s: image %s is not known", a.Name, s.Source.Image)
 		}
 		m.Source = want.SHA256
-		if _, err := d.images.Ensure(ctx, want, in.Progress); err != nil {
+		if err := d.ensureImage(ctx, img, want, in.Progress); err != nil {
 			return fmt.Errorf("image %s: %w", img.Name, err)
 		}
 		fill = func(ctx context.Context, f *os.File) error {

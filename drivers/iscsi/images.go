@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 
+	"reconciler/drivers/iscsi/image"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
@@ -31,36 +32,44 @@ func (d *Driver) applyImage(ctx context.Context, a *reconcile.Action, in reconci
 	if !ok {
 		return reconcile.Outputs{}, fmt.Errorf("image %s: its spec is not known", a.Name)
 	}
-	file, err := d.images.Ensure(ctx, img, in.Progress)
-	if err != nil {
-		return reconcile.Outputs{}, fmt.Errorf("image %s: %w", a.Name, err)
-	}
 	old, err := d.imageRecords()
 	if err != nil {
 		return reconcile.Outputs{}, err
 	}
+	was, known := old[a.UID]
+	file, err := d.images.Ensure(ctx, img, prover(a.UID, img, old), in.Progress)
+	if err != nil {
+		return reconcile.Outputs{}, fmt.Errorf("image %s: %w", a.Name, err)
+	}
 	r := imageRecord{recordVersion, a.UID, a.Name, a.Want.Incarnation, img.SHA256, a.Reached()}
-	if reflect.DeepEqual(old[a.UID], r) {
+	if known && reflect.DeepEqual(was, r) {
 		return reconcile.Outputs{File: file}, nil
 	}
 	if err := d.imageDir.WriteJSON(a.UID+".json", r); err != nil {
 		return reconcile.Outputs{}, err
 	}
-	if was, ok := old[a.UID]; ok && was.SHA256 != img.SHA256 {
-		if err := d.dropImage(was.SHA256); err != nil {
+	if known && was.SHA256 != img.SHA256 {
+		if err := d.dropImage(a.UID, was.SHA256); err != nil {
 			return reconcile.Outputs{}, err
 		}
 	}
 	return reconcile.Outputs{File: file}, nil
 }
 
-// ImageFile returns the path of a verified copy of an image, and gets it if
-// there is none.
-func (d *Driver) ImageFile(ctx context.Context, img *spec.Image, progress func(format string, args ...any)) (string, error) {
-	if progress == nil {
-		progress = func(string, ...any) {}
+// prover says whether an image has proved that its source has the content: its
+// record is written after the proof.
+func prover(uid string, img *spec.Image, records map[string]imageRecord) image.Prover {
+	return image.Prover{UID: uid, Proved: img.SHA256 != "" && records[uid].SHA256 == img.SHA256}
+}
+
+// ensureImage gets the content of an image that a disk is to be made from.
+func (d *Driver) ensureImage(ctx context.Context, o *reconcile.Object, img *spec.Image, progress func(format string, args ...any)) error {
+	records, err := d.imageRecords()
+	if err != nil {
+		return err
 	}
-	return d.images.Ensure(ctx, img, progress)
+	_, err = d.images.Ensure(ctx, img, prover(o.UID, img, records), progress)
+	return err
 }
 
 func (d *Driver) imageRecords() (map[string]imageRecord, error) {
@@ -94,11 +103,15 @@ func (d *Driver) forgetImage(uid string) error {
 	if err := d.imageDir.Remove(uid + ".json"); err != nil {
 		return err
 	}
-	return d.dropImage(r.SHA256)
+	return d.dropImage(uid, r.SHA256)
 }
 
-// dropImage removes a copy that no image needs any more.
-func (d *Driver) dropImage(sha string) error {
+// dropImage removes a copy that no image needs any more, and what the image had
+// got of another.
+func (d *Driver) dropImage(uid, sha string) error {
+	if err := d.images.Abandon(sha, image.Prover{UID: uid}); err != nil {
+		return err
+	}
 	all, err := d.imageRecords()
 	if err != nil {
 		return err

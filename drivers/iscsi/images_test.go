@@ -2,6 +2,7 @@ package iscsi
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"reconciler/reconcile"
@@ -39,5 +40,41 @@ func TestImagesAreKeptWhileAnImageNeedsThem(t *testing.T) {
 	w.converge(w.tree())
 	if left, err := os.ReadDir(w.dir + "/state/images"); err != nil || len(left) != 1 { // the reserve
 		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
+// Who knows the SHA-256 of another's image does not get its content by it.
+func TestAnImageOfOthersIsNotHadByItsHash(t *testing.T) {
+	w := newWorld(t)
+	data := tinyImage()
+	w.converge(w.tree(imageYAML(w, "theirs", data)))
+	thief := strings.ReplaceAll(strings.Replace(imageYAML(w, "thief", data), "thief.img", "missing.img", 1), "path: thief", "path: missing")
+	want := w.tree(imageYAML(w, "theirs", data), thief, w.poolYAML(""), diskYAML("loot", "size: 4Mi, source: {image: thief}"))
+	key := reconcile.Key{Kind: spec.KindImage, UID: uidOf(spec.KindImage, "thief")}
+	if err := w.apply(w.action(want, spec.KindImage, "thief")); err == nil {
+		t.Error("the image was made, without its source")
+	}
+	w.converge(w.tree(imageYAML(w, "theirs", data), w.poolYAML("")))
+	o := want.Objects[diskKey("loot")]
+	if err := w.apply(reconcile.Action{Kind: spec.KindDisk, UID: o.UID, Name: o.Name, Op: reconcile.OpCreate, Want: o}); err == nil {
+		t.Error("a disk was made of it")
+	}
+	if s := w.observe(want); s.Objects[key] != nil || s.Objects[diskKey("loot")] != nil {
+		t.Error("it is there")
+	}
+	// With the source, it is its own.
+	if err := os.WriteFile(w.dir+"/images/missing.img", data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := w.converge(want)
+	liveDisk(t, s, "loot")
+	// Proved once, it is not asked for again.
+	if err := os.Remove(w.dir + "/images/missing.img"); err != nil {
+		t.Fatal(err)
+	}
+	again := w.action(want, spec.KindImage, "thief")
+	again.Op = reconcile.OpCreate // as for a machine that boots from it
+	if err := w.apply(again); err != nil {
+		t.Error(err)
 	}
 }

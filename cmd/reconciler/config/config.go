@@ -13,6 +13,7 @@ import (
 
 	"reconciler/gitrepo"
 	"reconciler/policy"
+	"reconciler/spec"
 )
 
 // DefaultPath is read where no other file is named, if it is there.
@@ -118,6 +119,8 @@ type Allowed struct {
 type Limits struct {
 	Budget   Budget `yaml:"budget"`
 	Parallel int    `yaml:"parallel" doc:"Actions carried out at a time. 1 to 64."`
+	// ImageSize is a size as spec.Size reads it.
+	ImageSize string `yaml:"imageSize" doc:"Largest file of an Image, as 20Gi."`
 }
 
 // Budget bounds what may be stopped or removed within 24 hours: the greater of
@@ -141,7 +144,7 @@ func Default() Config {
 		Signing:           Signing{Commits: "All"},
 		Limits: Limits{
 			Budget:   Budget{Count: policy.DefaultLimits.Count, Percent: policy.DefaultLimits.Percent},
-			Parallel: 4,
+			Parallel: 4, ImageSize: "256Gi",
 		},
 	}
 }
@@ -294,6 +297,9 @@ func (c *Config) Check() []Problem {
 	}
 	if c.Limits.Budget.Percent < 0 || c.Limits.Budget.Percent > 100 {
 		add("limits.budget.percent", "%d is not within 0 and 100", c.Limits.Budget.Percent)
+	}
+	if n, err := spec.ParseSize(c.Limits.ImageSize); err != nil || n <= 0 {
+		add("limits.imageSize", "%q is not a size, such as 20Gi", c.Limits.ImageSize)
 	}
 	if c.Limits.Parallel < 1 || c.Limits.Parallel > 64 {
 		add("limits.parallel", "%d is not within 1 and 64", c.Limits.Parallel)

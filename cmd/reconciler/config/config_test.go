@@ -36,7 +36,7 @@ tenants:
     hosts: [host1]
     bridges: [br0]
     imageFiles: images/acme
-    quota: {machines: 1, cpus: 2, memory: 3Gi, disks: 4, storage: 5Ti}
+    quota: {machines: 1, cpus: 2, memory: 3Gi, disks: 4, images: 6, storage: 5Ti}
 signing: {required: true, keys: /as, gpgKeys: /gk, commits: Merges, trustedBase: 0123456789012345678901234567890123456789}
 requireReviewedPlan: true
 planSigners: [KEY]
@@ -51,7 +51,7 @@ driftBranchPrefix: refs/heads/drift/
 allowed:
   roots: [/srv/pools]
   bridges: [br0, br1]
-limits: {budget: {count: 3, percent: 20}, parallel: 2}
+limits: {budget: {count: 3, percent: 20}, parallel: 2, imageSize: 20Gi}
 interval: 30s
 heartbeat: 5m
 statusRefPrefix: refs/agents/
@@ -64,11 +64,11 @@ statusRefPrefix: refs/agents/
 		StateDir: "/s", RunDir: "/r", ImageDir: "/i",
 		Credentials: Credentials{"/t", "/k", "/kh", "/ca", WriteCredentials{"/wt", "/wk"}},
 		Allowed:     Allowed{[]string{"/srv/pools"}, []string{"br0", "br1"}},
-		Limits:      Limits{Budget{3, 20}, 2},
+		Limits:      Limits{Budget{3, 20}, 2, "20Gi"},
 		Interval:    30 * time.Second, Heartbeat: 5 * time.Minute, StatusRefPrefix: "refs/agents/",
 		Windows: []Window{{"weekly", "0 2 * * 0", 4 * time.Hour, "Europe/Berlin", "stop"}},
 		Tenants: []Tenant{{"acme", "tenants/acme", []string{"VirtualMachine"}, []string{"fast"}, []string{"front"}, []string{"debian"}, []string{"host1"},
-			[]string{"br0"}, "images/acme", Quota{1, 2, "3Gi", 4, "5Ti"}}},
+			[]string{"br0"}, "images/acme", Quota{1, 2, "3Gi", 4, 6, "5Ti"}}},
 		Signing:             Signing{true, "/as", "/gk", "Merges", "0123456789012345678901234567890123456789"},
 		RequireReviewedPlan: true, PlanSigners: []string{key}, OverrideKeys: []string{key}, HostKeyFile: "/hk", Secrets: Secrets{"/age"},
 		Forge:   Forge{"gitea", "https://git.example.org", "ops/cluster", "/ft", "/fca"},
@@ -199,6 +199,8 @@ func TestErrors(t *testing.T) {
 		"tenants: [{name: a, path: a, kinds: [Host]}]":                                                        "tenants[0].kinds: \"Host\" is none of the kinds",
 		"tenants: [{name: a, path: a, imageFiles: ../b}]":                                                     "tenants[0].imageFiles: \"../b\" is not a directory",
 		"tenants: [{name: a, path: a, quota: {memory: much}}]":                                                "tenants[0].quota.memory: \"much\" is not a size",
+		"limits: {imageSize: 20GB}":                             `limits.imageSize: "20GB" is not a size, such as 20Gi`,
+		"tenants: [{name: a, path: a, quota: {images: -1}}]":    "tenants[0].quota.images: -1 is less than 0",
 		"tenants: [{name: a, path: a, quota: {machines: -1}}]":                                                "tenants[0].quota.machines: -1 is less than 0",
 		"tenants: [{name: a, path: a, quota: {ram: 1Gi}}]":                                                    "unknown key tenants[0].quota.ram",
 		"host: [a]":             "c.yaml:1:7: host: must be a string",

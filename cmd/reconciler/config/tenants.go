@@ -30,6 +30,7 @@ type Quota struct {
 	CPUs     int    `yaml:"cpus" doc:"Virtual CPUs of all machines."`
 	Memory   string `yaml:"memory" doc:"Memory of all machines, as 64Gi."`
 	Disks    int    `yaml:"disks" doc:"Disks."`
+	Images   int    `yaml:"images" doc:"Images of its own; each has limits.imageSize at most."`
 	Storage  string `yaml:"storage" doc:"Size of all disks, as 2Ti."`
 }
 
@@ -62,7 +63,7 @@ func (t *Tenant) policy() (policy.Tenant, []Problem) {
 	p := policy.Tenant{
 		Name: t.Name, Path: t.Path, Pools: t.Pools, Networks: t.Networks, Images: t.Images, Hosts: t.Hosts,
 		Bridges: t.Bridges, ImageFiles: t.ImageFiles,
-		Quota: policy.Quota{Machines: t.Quota.Machines, CPUs: t.Quota.CPUs, Disks: t.Quota.Disks},
+		Quota: policy.Quota{Machines: t.Quota.Machines, CPUs: t.Quota.CPUs, Disks: t.Quota.Disks, Images: t.Quota.Images},
 	}
 	if !isPlainPath(p.Path) {
 		add(".path", "%q is not a directory of the repository, such as tenants/acme", t.Path)
@@ -85,7 +86,7 @@ func (t *Tenant) policy() (policy.Tenant, []Problem) {
 	for _, n := range []struct {
 		key string
 		n   int
-	}{{"machines", t.Quota.Machines}, {"cpus", t.Quota.CPUs}, {"disks", t.Quota.Disks}} {
+	}{{"machines", t.Quota.Machines}, {"cpus", t.Quota.CPUs}, {"disks", t.Quota.Disks}, {"images", t.Quota.Images}} {
 		if n.n < 0 {
 			add(".quota."+n.key, "%d is less than 0", n.n)
 		}

@@ -35,6 +35,13 @@ func (s *Store) convert(ctx context.Context, img *spec.Image, src, dst *os.File,
 	if err := checkSize(virtual, img, diskSize); err != nil {
 		return err
 	}
+	if os.Geteuid() == 0 {
+		// It opens the file anew by its descriptor, which asks for permission.
+		// What is qcow2 is no kernel, so QEMU need not read it.
+		if err := src.Chown(-1, int(s.cfg.GID)); err != nil {
+			return err
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Convert)
 	defer cancel()
 	if err := s.inspect(ctx, src, virtual); err != nil {

@@ -20,7 +20,10 @@ const (
 	QCOW2 = "qcow2"
 )
 
-const chunk = 64 << 10
+const (
+	chunk  = 64 << 10
+	sector = 512
+)
 
 // Copy writes the content of an image to dst, an empty file, as a disk of
 // diskSize bytes will begin. What reads as zeros stays a hole. The content is
@@ -56,7 +59,7 @@ func (s *Store) Copy(ctx context.Context, img *spec.Image, dst *os.File, diskSiz
 func checkSize(virtual int64, img *spec.Image, diskSize int64) error {
 	switch {
 	case img.VirtualSize != 0 && virtual != int64(img.VirtualSize):
-		return fmt.Errorf("the image has a virtual size of %d bytes, the spec says %s", virtual, img.VirtualSize)
+		return fmt.Errorf("the image has a virtual size of %d bytes, the spec says %s; say virtualSize: %[1]d", virtual, img.VirtualSize)
 	case virtual > diskSize:
 		return fmt.Errorf("the image has a virtual size of %s, larger than the disk's %s", spec.Size(virtual), spec.Size(diskSize))
 	}
@@ -68,8 +71,16 @@ func copyRaw(ctx context.Context, img *spec.Image, src, dst *os.File, diskSize i
 	if err != nil {
 		return err
 	}
-	if err := checkSize(st.Size(), img, diskSize); err != nil {
+	if err := checkRaw(src, img); err != nil {
 		return err
+	}
+	// A raw image is the disk's first bytes. The rest of its last sector reads as zeros.
+	padded := (st.Size() + sector - 1) / sector * sector
+	switch {
+	case img.VirtualSize != 0 && padded != int64(img.VirtualSize):
+		return fmt.Errorf("the image's file has %d bytes, the spec says virtualSize: %s; for a raw image the two are the same: say virtualSize: %d", st.Size(), img.VirtualSize, padded)
+	case padded > diskSize:
+		return fmt.Errorf("the image's file has %d bytes, more than the disk's %s", st.Size(), spec.Size(diskSize))
 	}
 	var (
 		h    = sha256.New()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"reconciler/spec"
@@ -27,34 +28,34 @@ func redirects(req *http.Request, via []*http.Request) error {
 // download gets the content to the partial file and verifies it. It goes on
 // where an earlier attempt ended; if the result is not the content wanted, the
 // file may have changed meanwhile, and it begins anew once.
-func (s *Store) download(ctx context.Context, url, sha string, progress Progress) error {
-	resumed, err := s.get(ctx, url, sha, progress)
+func (s *Store) download(ctx context.Context, url, partial, sha string, progress Progress) error {
+	resumed, err := s.get(ctx, url, partial, progress)
 	if err != nil {
 		return err
 	}
-	err = s.verifyPartial(ctx, sha)
+	err = verifyPartial(ctx, partial, sha)
 	var mismatch *MismatchError
 	if !errors.As(err, &mismatch) {
 		return err
 	}
-	if err := removeIfThere(s.partial(sha)); err != nil {
+	if err := removeIfThere(partial); err != nil {
 		return err
 	}
 	if !resumed {
 		return mismatch
 	}
 	progress("what was fetched before does not fit, beginning anew")
-	if _, err := s.get(ctx, url, sha, progress); err != nil {
+	if _, err := s.get(ctx, url, partial, progress); err != nil {
 		return err
 	}
-	if err = s.verifyPartial(ctx, sha); errors.As(err, &mismatch) {
-		return errors.Join(err, removeIfThere(s.partial(sha)))
+	if err = verifyPartial(ctx, partial, sha); errors.As(err, &mismatch) {
+		return errors.Join(err, removeIfThere(partial))
 	}
 	return err
 }
 
-func (s *Store) verifyPartial(ctx context.Context, sha string) error {
-	f, err := os.Open(s.partial(sha))
+func verifyPartial(ctx context.Context, partial, sha string) error {
+	f, err := os.Open(partial)
 	if err != nil {
 		return err
 	}
@@ -63,10 +64,10 @@ func (s *Store) verifyPartial(ctx context.Context, sha string) error {
 }
 
 // get appends to the partial file until the server has no more.
-func (s *Store) get(ctx context.Context, url, sha string, progress Progress) (resumed bool, err error) {
+func (s *Store) get(ctx context.Context, url, partial string, progress Progress) (resumed bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	f, err := os.OpenFile(s.partial(sha), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(partial, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return false, err
 	}
@@ -85,9 +86,8 @@ func (s *Store) get(ctx context.Context, url, sha string, progress Progress) (re
 	if have > 0 {
 		req.Header.Set("Range", "bytes="+strconv.FormatInt(have, 10)+"-")
 	}
-	stalled := fmt.Errorf("nothing came for %s", s.cfg.Stall)
-	idle := time.AfterFunc(s.cfg.Stall, func() { cancel(stalled) })
-	defer idle.Stop()
+	pace := s.watchPace(cancel)
+	defer pace.timer.Stop()
 	resp, err := s.cfg.Client.Do(req)
 	if err != nil {
 		return false, causeOf(ctx, err)
@@ -120,16 +120,38 @@ func (s *Store) get(ctx context.Context, url, sha string, progress Progress) (re
 	if total > s.cfg.MaxBytes {
 		return false, fmt.Errorf("the image has %d bytes, more than the %d allowed", total, s.cfg.MaxBytes)
 	}
-	return resumed, s.receive(ctx, f, resp.Body, have, total, idle, progress)
+	return resumed, s.receive(ctx, f, resp.Body, have, total, pace, progress)
 }
 
-func (s *Store) receive(ctx context.Context, f *os.File, body io.Reader, have, total int64, idle *time.Timer, progress Progress) error {
+// pace ends an attempt whose server is silent, or trickles.
+type pace struct {
+	timer *time.Timer
+	came  atomic.Int64 // bytes since the window began
+}
+
+func (s *Store) watchPace(give func(error)) *pace {
+	p := &pace{}
+	p.timer = time.AfterFunc(s.cfg.Window, func() {
+		switch n := p.came.Swap(0); {
+		case n == 0:
+			give(fmt.Errorf("nothing came for %s", s.cfg.Window))
+		case n < s.cfg.MinBytes:
+			give(fmt.Errorf("the server is too slow: %d bytes came within %s, at least %d must", n, s.cfg.Window, s.cfg.MinBytes))
+		default:
+			p.timer.Reset(s.cfg.Window)
+		}
+	})
+	return p
+}
+
+func (s *Store) receive(ctx context.Context, f *os.File, body io.Reader, have, total int64, pace *pace, progress Progress) error {
+	pace.timer.Reset(s.cfg.Window) // the answer had a window of its own
 	buf := make([]byte, 256<<10)
 	var said time.Time
 	for {
 		n, err := body.Read(buf)
 		if n > 0 {
-			idle.Reset(s.cfg.Stall)
+			pace.came.Add(int64(n))
 			if have += int64(n); have > s.cfg.MaxBytes {
 				return errors.Join(fmt.Errorf("the image has more than the %d bytes allowed", s.cfg.MaxBytes), os.Remove(f.Name()))
 			}

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +25,9 @@ import (
 )
 
 func quiet(string, ...any) {}
+
+// me is an image that has proved what it asks for.
+var me = Prover{UID: "me", Proved: true}
 
 func newStore(t *testing.T, adjust func(*Config)) *Store {
 	t.Helper()
@@ -65,7 +69,7 @@ func TestFileSource(t *testing.T) {
 	s := newStore(t, nil)
 	data := noise(300_000)
 	img := fileImage(t, s, "a.img", data)
-	path, err := s.Ensure(context.Background(), img, quiet)
+	path, err := s.Ensure(context.Background(), img, me, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,14 +80,14 @@ func TestFileSource(t *testing.T) {
 	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
-	if again, err := s.Ensure(context.Background(), img, quiet); err != nil || again != path {
+	if again, err := s.Ensure(context.Background(), img, me, quiet); err != nil || again != path {
 		t.Errorf("%s, %v", again, err)
 	}
 	if err := s.Drop(img.SHA256); err != nil {
 		t.Fatal(err)
 	}
 	var mismatch *MismatchError
-	if _, err := s.Ensure(context.Background(), img, quiet); !errors.As(err, &mismatch) {
+	if _, err := s.Ensure(context.Background(), img, me, quiet); !errors.As(err, &mismatch) {
 		t.Errorf("changed content: %v", err)
 	}
 	if entries, _ := filepath.Glob(filepath.Join(s.cfg.Dir, "*"+img.SHA256+"*")); len(entries) != 0 {
@@ -108,7 +112,7 @@ func TestFileSourceStaysBelowItsRoot(t *testing.T) {
 	}
 	for _, path := range []string{"abs", "up", "dir/secret", "proc", secret, "../images/../" + filepath.Base(secret), "fifo", ".", "missing"} {
 		img := &spec.Image{Source: spec.ImageSource{File: &spec.FileSource{Path: path}}, SHA256: sum([]byte("secret"))}
-		if got, err := s.Ensure(context.Background(), img, quiet); err == nil {
+		if got, err := s.Ensure(context.Background(), img, me, quiet); err == nil {
 			t.Errorf("%s: got %s", path, got)
 		}
 	}
@@ -118,7 +122,7 @@ func TestFileSourceStaysBelowItsRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	img.Source.File.Path = "alias"
-	if _, err := s.Ensure(context.Background(), img, quiet); err != nil {
+	if _, err := s.Ensure(context.Background(), img, me, quiet); err != nil {
 		t.Error(err)
 	}
 }
@@ -155,7 +159,7 @@ func TestDownloadGoesOnWhereItEnded(t *testing.T) {
 	s := newStore(t, nil)
 	img := httpImage(srv.URL, data)
 	for range 2 {
-		if _, err := s.Ensure(context.Background(), img, quiet); err == nil {
+		if _, err := s.Ensure(context.Background(), img, me, quiet); err == nil {
 			t.Fatal("a broken transfer was taken")
 		}
 		if _, ok := s.Have(img.SHA256); ok {
@@ -163,7 +167,7 @@ func TestDownloadGoesOnWhereItEnded(t *testing.T) {
 		}
 	}
 	var said []string
-	path, err := s.Ensure(context.Background(), img, func(f string, a ...any) { said = append(said, fmt.Sprintf(f, a...)) })
+	path, err := s.Ensure(context.Background(), img, me, func(f string, a ...any) { said = append(said, fmt.Sprintf(f, a...)) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,10 +190,10 @@ func TestDownloadBeginsAnewWhenTheFileChanged(t *testing.T) {
 	defer srv.Close()
 	s := newStore(t, nil)
 	img := httpImage(srv.URL, data)
-	if err := os.WriteFile(s.partial(img.SHA256), []byte("of an older file"), 0o600); err != nil {
+	if err := os.WriteFile(s.partial(img.SHA256, me), []byte("of an older file"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Ensure(context.Background(), img, quiet); err != nil {
+	if _, err := s.Ensure(context.Background(), img, me, quiet); err != nil {
 		t.Fatal(err)
 	}
 	// More than the server has.
@@ -197,17 +201,17 @@ func TestDownloadBeginsAnewWhenTheFileChanged(t *testing.T) {
 	if err := s.Drop(img.SHA256); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(s.partial(img.SHA256), make([]byte, 2<<20), 0o600); err != nil {
+	if err := os.WriteFile(s.partial(img.SHA256, me), make([]byte, 2<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Ensure(context.Background(), other, quiet); err != nil {
+	if _, err := s.Ensure(context.Background(), other, me, quiet); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestStalePartialsAreRemoved(t *testing.T) {
 	s := newStore(t, nil)
-	old, fresh := s.partial(sum([]byte("old"))), s.partial(sum([]byte("fresh")))
+	old, fresh := s.partial(sum([]byte("old")), me), s.partial(sum([]byte("fresh")), me)
 	for _, f := range []string{old, fresh} {
 		if err := os.WriteFile(f, []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
@@ -243,10 +247,15 @@ func TestDownloadIsBounded(t *testing.T) {
 		"no length":   {endless, "more than the"},
 		"long length": {func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Content-Length", "99999999") }, "more than the"},
 		"silent": {func(w http.ResponseWriter, r *http.Request) {
-			_, _ = io.WriteString(w, "x")
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 		}, "nothing came for"},
+		"a byte now and then": {func(w http.ResponseWriter, r *http.Request) {
+			for tick := time.Tick(50 * time.Millisecond); r.Context().Err() == nil; <-tick {
+				_, _ = io.WriteString(w, "x")
+				_ = http.NewResponseController(w).Flush()
+			}
+		}, "too slow"},
 		"missing": {http.NotFound, "404"},
 		"wrong":   {func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "other") }, "sha256"},
 		"file: link": {func(w http.ResponseWriter, r *http.Request) {
@@ -258,13 +267,13 @@ func TestDownloadIsBounded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			srv := httptest.NewServer(c.serve)
 			defer srv.Close()
-			s := newStore(t, func(c *Config) { c.MaxBytes, c.Stall = 1<<20, 300*time.Millisecond })
+			s := newStore(t, func(c *Config) { c.MaxBytes, c.Window, c.MinBytes = 1<<20, 300*time.Millisecond, 64 })
 			img := httpImage(srv.URL, []byte("wanted"))
-			_, err := s.Ensure(context.Background(), img, quiet)
+			_, err := s.Ensure(context.Background(), img, me, quiet)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v, want %q", err, c.want)
 			}
-			if st, err := os.Stat(s.partial(img.SHA256)); err == nil && st.Size() > 1<<20 {
+			if st, err := os.Stat(s.partial(img.SHA256, me)); err == nil && st.Size() > 1<<20 {
 				t.Errorf("%d bytes were kept", st.Size())
 			}
 		})
@@ -287,7 +296,7 @@ func TestRawCopyIsSparseAndVerified(t *testing.T) {
 	copy(data[5<<20:], noise(1000))
 	img := fileImage(t, s, "a.img", data)
 	img.Format, img.VirtualSize = Raw, 8*spec.MiB
-	if _, err := s.Ensure(context.Background(), img, quiet); err != nil {
+	if _, err := s.Ensure(context.Background(), img, me, quiet); err != nil {
 		t.Fatal(err)
 	}
 	dst := newDest(t)
@@ -304,7 +313,7 @@ func TestRawCopyIsSparseAndVerified(t *testing.T) {
 	if out, _ := exec.Command("du", "-k", dst.Name()).Output(); !strings.HasPrefix(string(out), "64\t") && !strings.HasPrefix(string(out), "68\t") {
 		t.Errorf("allocated: %s", out)
 	}
-	if err := s.Copy(context.Background(), img, newDest(t), 4<<20, quiet); err == nil || !strings.Contains(err.Error(), "larger than the disk") {
+	if err := s.Copy(context.Background(), img, newDest(t), 4<<20, quiet); err == nil || !strings.Contains(err.Error(), "more than the disk's") {
 		t.Errorf("a smaller disk: %v", err)
 	}
 	stated := *img
@@ -358,7 +367,7 @@ func qcow2Of(t *testing.T, s *Store, size spec.Size, data []byte) *spec.Image {
 	t.Helper()
 	img := fileImage(t, s, "x.qcow2", data)
 	img.Format, img.VirtualSize = QCOW2, size
-	if _, err := s.Ensure(context.Background(), img, quiet); err != nil {
+	if _, err := s.Ensure(context.Background(), img, me, quiet); err != nil {
 		t.Fatal(err)
 	}
 	return img
@@ -422,7 +431,7 @@ func TestQCOW2ThatRefersElsewhereIsRefused(t *testing.T) {
 	refused("not qcow2", qcow2Of(t, s, 1<<20, []byte("#!/bin/sh\n")), 1<<20, "not a qcow2")
 	raw := fileImage(t, s, "raw", make([]byte, 1<<20))
 	raw.Format = "vmdk"
-	if _, err := s.Ensure(context.Background(), raw, quiet); err != nil {
+	if _, err := s.Ensure(context.Background(), raw, me, quiet); err != nil {
 		t.Fatal(err)
 	}
 	refused("other format", raw, 1<<20, "not supported")
@@ -553,4 +562,183 @@ func FuzzCheckQCOW2(f *testing.F) {
 			t.Errorf("accepted, size %d", size)
 		}
 	})
+}
+
+// Another's copy does not count for an image that does not have the content
+// itself: who knows a SHA-256 need not know what it is of.
+func TestEachImageProvesItsOwnSource(t *testing.T) {
+	s := newStore(t, nil)
+	data := noise(2 << 20)
+	theirs := fileImage(t, s, "theirs.img", data)
+	path, err := s.Ensure(context.Background(), theirs, Prover{UID: "theirs"}, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked []string
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.URL.Path+" "+r.Header.Get("Range"))
+		switch r.URL.Path {
+		case "/all":
+			_, _ = w.Write(data)
+		case "/enough": // as if all of it were here
+			w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+		case "/tail":
+			var from int
+			_, _ = fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(data)-1, len(data)))
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = w.Write(data[from:])
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	defer srv.Close()
+	// What another image has got so far, all but the end.
+	if err := os.WriteFile(s.partial(theirs.SHA256, Prover{UID: "other"}), data[:len(data)-10], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	thief := Prover{UID: "thief"}
+	no := []*spec.Image{
+		{Source: spec.ImageSource{File: &spec.FileSource{Path: "missing"}}, SHA256: theirs.SHA256},
+		httpImage(srv.URL+"/missing", data),
+		httpImage(srv.URL+"/enough", data),
+		{SHA256: theirs.SHA256},
+	}
+	wrong := fileImage(t, s, "wrong.img", []byte("wrong"))
+	wrong.SHA256 = theirs.SHA256
+	for _, img := range append(no, wrong) {
+		if got, err := s.Ensure(context.Background(), img, thief, quiet); err == nil {
+			t.Errorf("%+v: got %s", img.Source, got)
+		}
+	}
+	if left, _ := filepath.Glob(s.partial(theirs.SHA256, thief) + "*"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	for _, img := range []*spec.Image{httpImage(srv.URL+"/all", data), theirs} {
+		asked = nil
+		got, err := s.Ensure(context.Background(), img, Prover{UID: "honest"}, quiet)
+		if err != nil || got != path {
+			t.Errorf("%+v: %s, %v", img.Source, got, err)
+		}
+		if img.Source.HTTP != nil && len(asked) != 1 {
+			t.Errorf("asked for %q", asked)
+		}
+	}
+	// Once is enough, whatever becomes of the source.
+	asked = nil
+	if _, err := s.Ensure(context.Background(), httpImage(srv.URL+"/missing", data), Prover{UID: "honest", Proved: true}, quiet); err != nil || asked != nil {
+		t.Errorf("%v, asked for %q", err, asked)
+	}
+	if names, _ := filepath.Glob(filepath.Join(s.cfg.Dir, partialPrefix+"*")); len(names) != 1 {
+		t.Errorf("left: %v", names)
+	}
+}
+
+func TestRawThatIsSomethingElse(t *testing.T) {
+	s := newStore(t, nil)
+	made := func(format string) []byte {
+		path := filepath.Join(t.TempDir(), "a")
+		if out, err := exec.Command("qemu-img", "create", "-q", "-f", format, path, "1M").CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", format, err, out)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append(data, make([]byte, 511-(len(data)+511)%512)...)
+	}
+	gz := append([]byte("\x1f\x8b\x08"), make([]byte, 509)...)
+	for name, c := range map[string]struct {
+		data []byte
+		want string
+	}{
+		"a.qcow2":    {made("qcow2"), "looks like qcow2; say format: qcow2"},
+		"a.vmdk":     {made("vmdk"), "qemu-img convert -f vmdk"},
+		"a.vdi":      {made("vdi"), "qemu-img convert -f vdi"},
+		"a.vhdx":     {made("vhdx"), "qemu-img convert -f vhdx"},
+		"a.vhd":      {made("vpc"), "qemu-img convert -f vpc"},
+		"a.img.gz":   {gz, "packed with gzip"},
+		"a.tar.gz":   {gz, ""}, // may well be meant: a guest can read an archive from a disk
+		"fs.img":     {make([]byte, 4096), ""},
+		"short.img":  {[]byte("Q"), ""},
+		"odd.img":    {noise(1000), ""},
+		"qcow2.text": {append([]byte("see QFI\xfb"), make([]byte, 502)...), ""},
+	} {
+		img := fileImage(t, s, name, c.data)
+		img.Format, img.VirtualSize = Raw, spec.Size((len(c.data)+511)/512*512)
+		if _, err := s.Ensure(context.Background(), img, me, quiet); err != nil {
+			t.Fatal(err)
+		}
+		dst := newDest(t)
+		err := s.Copy(context.Background(), img, dst, 64<<20, quiet)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+		if c.want == "" {
+			_ = dst.Truncate(64 << 20)
+			head := make([]byte, img.VirtualSize)
+			_, _ = dst.ReadAt(head, 0)
+			if !bytes.Equal(head, append(bytes.Clone(c.data), make([]byte, len(head)-len(c.data))...)) {
+				t.Errorf("%s: the disk begins otherwise", name)
+			}
+		}
+		if c.want == "" && len(c.data) > 512 {
+			img.VirtualSize -= 512
+			if err := s.Copy(context.Background(), img, newDest(t), 64<<20, quiet); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("file has %d bytes", len(c.data))) {
+				t.Errorf("%s, with another size stated: %v", name, err)
+			}
+		}
+	}
+}
+
+// Nobody on the host reads the copies but root and the group that machines run
+// as, also those that an earlier build left open.
+func TestCopiesAreClosedToOthers(t *testing.T) {
+	s := newStore(t, nil)
+	img := fileImage(t, s, "a.img", []byte("secret"))
+	path, err := s.Ensure(context.Background(), img, me, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, open := range []struct {
+		path string
+		mode os.FileMode
+	}{{path, 0o444}, {s.cfg.Dir, 0o755}} {
+		if err := os.Chmod(open.path, open.mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.cfg.Readers = 65533
+	if s, err = Open(s.cfg); err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := s.Ensure(context.Background(), fileImage(t, s, "b.img", []byte("another")), me, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p, mode := range map[string]os.FileMode{path: 0o440, fresh: 0o440, s.cfg.Dir: 0o750} {
+		st, err := os.Stat(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if gid := st.Sys().(*syscall.Stat_t).Gid; st.Mode().Perm() != mode || gid != 65533 {
+			t.Errorf("%s has mode %o and group %d", p, st.Mode().Perm(), gid)
+		}
+	}
+	if _, ok := s.Have(img.SHA256); !ok {
+		t.Error("the copy does not count any more")
+	}
+	if err := os.Chmod(filepath.Dir(filepath.Dir(s.cfg.Dir)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		gid  uint32
+		want bool
+	}{{65533, true}, {65534, false}} {
+		cmd := exec.Command("cat", fresh)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: c.gid}}
+		if out, err := cmd.CombinedOutput(); (err == nil) != c.want {
+			t.Errorf("group %d: %v: %s", c.gid, err, out)
+		}
+	}
 }

@@ -32,13 +32,19 @@ type Config struct {
 	Dir      string // holds the copies
 	FileRoot string // file sources are below it
 	Client   *http.Client
-	MaxBytes int64         // of an image's file; 256 GiB
-	Stall    time.Duration // without a byte from the server; 60s
+	MaxBytes int64 // of an image's file; 256 GiB
+	// Window is how long MinBytes may take to come, so that a server that
+	// trickles does not hold an attempt for ever; 60s and 60 KiB.
+	Window   time.Duration
+	MinBytes int64
 	Convert  time.Duration // for one run of qemu-img; 1h
 	QemuImg  string        // program; qemu-img
 	// UID and GID run qemu-img, where this process is root; 65534, Debian's
 	// nobody and nogroup.
 	UID, GID uint32
+	// Readers is the group that may read the copies: the one QEMU runs as, which
+	// reads kernels by their path. Zero: nobody but root.
+	Readers int
 }
 
 // Store is a directory of images by their SHA-256.
@@ -70,17 +76,44 @@ func Open(cfg Config) (*Store, error) {
 		cfg.Client = &http.Client{CheckRedirect: redirects}
 	}
 	setDefault(&cfg.MaxBytes, 256<<30)
-	setDefault(&cfg.Stall, time.Minute)
+	setDefault(&cfg.Window, time.Minute)
+	setDefault(&cfg.MinBytes, 60<<10)
 	setDefault(&cfg.Convert, time.Hour)
 	setDefault(&cfg.QemuImg, "qemu-img")
 	setDefault(&cfg.UID, 65534)
 	setDefault(&cfg.GID, 65534)
-	records, err := durable.Open(cfg.Dir, 0o644)
+	if err := os.MkdirAll(cfg.Dir, 0o750); err != nil {
+		return nil, err
+	}
+	records, err := durable.Open(cfg.Dir, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{cfg: cfg, records: records, locks: map[string]chan struct{}{}}
-	return s, s.removeStale()
+	return s, errors.Join(s.close(), s.removeStale())
+}
+
+// close takes from others what earlier builds let everybody read, and gives it
+// to the readers of today.
+func (s *Store) close() error {
+	entries, err := os.ReadDir(s.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	errs := []error{s.restrict(s.cfg.Dir, 0o750)}
+	for _, e := range entries {
+		if validSHA(e.Name()) && e.Type().IsRegular() {
+			errs = append(errs, s.restrict(s.path(e.Name()), 0o440))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Store) restrict(path string, mode fs.FileMode) error {
+	if err := os.Lchown(path, -1, s.cfg.Readers); err != nil && os.Geteuid() == 0 {
+		return err
+	}
+	return os.Chmod(path, mode)
 }
 
 // stalePartial is how long what came of an image is kept for another attempt.
@@ -116,20 +149,25 @@ func setDefault[T comparable](v *T, d T) {
 // Trace sets a function that is called before each durable step.
 func (s *Store) Trace(step func(op string)) { s.records.Step = step }
 
-func (s *Store) path(sha string) string    { return filepath.Join(s.cfg.Dir, sha) }
-func (s *Store) partial(sha string) string { return filepath.Join(s.cfg.Dir, partialPrefix+sha) }
+func (s *Store) path(sha string) string { return filepath.Join(s.cfg.Dir, sha) }
 
-func (s *Store) lock(ctx context.Context, sha string) (unlock func(), err error) {
+// partial is what one Image has got so far. It shares it with no other: with a
+// range of its own choice, a server could have another's bytes count for its.
+func (s *Store) partial(sha string, by Prover) string {
+	return filepath.Join(s.cfg.Dir, partialPrefix+sha+"-"+by.UID)
+}
+
+func (s *Store) lock(ctx context.Context, key string) (unlock func(), err error) {
 	for {
 		s.mu.Lock()
-		wait, taken := s.locks[sha]
+		wait, taken := s.locks[key]
 		if !taken {
 			done := make(chan struct{})
-			s.locks[sha] = done
+			s.locks[key] = done
 			s.mu.Unlock()
 			return func() {
 				s.mu.Lock()
-				delete(s.locks, sha)
+				delete(s.locks, key)
 				s.mu.Unlock()
 				close(done)
 			}, nil
@@ -160,51 +198,73 @@ func (s *Store) Have(sha string) (path string, ok bool) {
 	return s.path(sha), true
 }
 
-// Ensure returns the path of a verified copy of an image, and gets it from its
-// source if there is none. What an interrupted attempt got is used.
-func (s *Store) Ensure(ctx context.Context, img *spec.Image, progress Progress) (string, error) {
+// Prover is an Image that asks for content by its SHA-256. Who knows the number
+// need not have the content: a copy that others got counts only for an Image
+// whose own source has had it, once.
+type Prover struct {
+	UID    string
+	Proved bool // by an earlier Ensure of the same content, which the caller has recorded
+}
+
+// Ensure returns the path of a verified copy of an image. It reads the image's
+// own source if there is no copy, or if the image has not proved yet that its
+// source has the content. What an interrupted attempt got is used.
+func (s *Store) Ensure(ctx context.Context, img *spec.Image, by Prover, progress Progress) (string, error) {
 	sha := img.SHA256
 	if !validSHA(sha) {
 		return "", fmt.Errorf("sha256 %q is not 64 hex digits", sha)
 	}
-	unlock, err := s.lock(ctx, sha)
+	// Images of one content do not wait for each other's sources.
+	unlock, err := s.lock(ctx, sha+"-"+by.UID)
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	if path, ok := s.Have(sha); ok {
+	path, have := s.Have(sha)
+	if have && by.Proved {
 		return path, nil
 	}
 	var source string
+	partial := s.partial(sha, by)
 	switch {
 	case img.Source.HTTP != nil:
 		source = img.Source.HTTP.URL
-		err = s.download(ctx, source, sha, progress)
+		err = s.download(ctx, source, partial, sha, progress)
+	case img.Source.File != nil && have:
+		return path, s.proveFile(ctx, img.Source.File.Path, sha)
 	case img.Source.File != nil:
 		source = img.Source.File.Path
-		err = s.copyIn(ctx, source, sha, progress)
+		err = s.copyIn(ctx, source, partial, sha, progress)
 	default:
 		err = errors.New("the image has no source")
 	}
 	if err != nil {
 		return "", err
 	}
-	return s.path(sha), s.accept(sha, source)
+	return s.path(sha), s.accept(ctx, partial, sha, source)
 }
 
 // accept gives the verified partial file its name. The record is written last:
 // without it the file does not count.
-func (s *Store) accept(sha, source string) error {
-	f, err := os.OpenFile(s.partial(sha), os.O_RDWR, 0)
+func (s *Store) accept(ctx context.Context, partial, sha, source string) error {
+	unlock, err := s.lock(ctx, sha)
 	if err != nil {
 		return err
 	}
-	err = errors.Join(f.Chmod(0o444), f.Sync())
+	defer unlock()
+	if _, have := s.Have(sha); have {
+		return s.records.Remove(filepath.Base(partial))
+	}
+	f, err := os.OpenFile(partial, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(s.restrict(partial, 0o440), f.Sync())
 	st, serr := f.Stat()
 	if err = errors.Join(err, serr, f.Close()); err != nil {
 		return err
 	}
-	if err := s.records.Rename(filepath.Base(s.partial(sha)), sha); err != nil {
+	if err := s.records.Rename(filepath.Base(partial), sha); err != nil {
 		return err
 	}
 	return s.records.WriteJSON(sha+".json", record{
@@ -212,12 +272,12 @@ func (s *Store) accept(sha, source string) error {
 	})
 }
 
-// Drop removes a copy and what is left of attempts to get it.
+// Drop removes a copy. What others have got of the same content so far is theirs.
 func (s *Store) Drop(sha string) error {
 	if !validSHA(sha) {
 		return nil
 	}
-	for _, name := range []string{sha + ".json", sha, filepath.Base(s.partial(sha))} {
+	for _, name := range []string{sha + ".json", sha} {
 		if err := s.records.Remove(name); err != nil {
 			return err
 		}
@@ -260,9 +320,28 @@ func (r *ctxReader) Read(p []byte) (int, error) {
 	return r.r.Read(p)
 }
 
+// Abandon removes what an Image has got so far of a content that it does not ask
+// for any more.
+func (s *Store) Abandon(sha string, by Prover) error {
+	if !validSHA(sha) {
+		return nil
+	}
+	return s.records.Remove(filepath.Base(s.partial(sha, by)))
+}
+
+// proveFile reads a file of the image directory for its hash only.
+func (s *Store) proveFile(ctx context.Context, path, sha string) error {
+	src, err := s.openSource(path)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	return verify(ctx, src, sha)
+}
+
 // copyIn copies a file of the image directory, so that it cannot change after
 // it was verified.
-func (s *Store) copyIn(ctx context.Context, path, sha string, progress Progress) (err error) {
+func (s *Store) copyIn(ctx context.Context, path, partial, sha string, progress Progress) (err error) {
 	src, err := s.openSource(path)
 	if err != nil {
 		return err
@@ -275,14 +354,14 @@ func (s *Store) copyIn(ctx context.Context, path, sha string, progress Progress)
 	if st.Size() > s.cfg.MaxBytes {
 		return fmt.Errorf("%s has %d bytes, more than the %d allowed", path, st.Size(), s.cfg.MaxBytes)
 	}
-	dst, err := os.OpenFile(s.partial(sha), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	dst, err := os.OpenFile(partial, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		err = errors.Join(err, dst.Close())
 		if err != nil {
-			err = errors.Join(err, removeIfThere(s.partial(sha)))
+			err = errors.Join(err, removeIfThere(partial))
 		}
 	}()
 	progress("copying %s", path)
