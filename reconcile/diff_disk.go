@@ -29,18 +29,33 @@ func (d *differ) disk(a *Action, b *Applied) {
 }
 
 // resize compares the size. The observed one is the smaller of volume and LUN,
-// so that growing is one diff after the other until both have it.
+// so that growing is one diff after the other until both have it; of a volume that
+// is larger than it is wanted, it is the volume's, which no LUN can hide.
 func (d *differ) resize(a *Action, b *Applied) {
 	const path = "spec.size"
+	h := a.Have.Disk
 	to, from := bytesOf(a.Want.Get(path)), bytesOf(a.Have.Get(path))
-	if to == from && (a.Have.Disk.LUN == 0 || a.Have.Disk.LUN == a.Have.Disk.Volume) {
+	if to == from && (h.LUN == 0 || h.LUN == h.Volume) && (h.Volume == 0 || h.Volume == to) {
 		return
 	}
 	c := Change{Field: path, From: a.Have.Get(path), To: a.Want.Get(path), Impact: ImpactLive, cause: d.changeCause(a.Want, b, path)}
-	if to < from {
-		c.Waits, c.never, c.Impact = cannotShrink, true, ImpactNone
+	switch has := max(from, MiBs(h.Volume)); {
+	case to < has:
+		c.From = spec.Size(has).String()
+		c.Waits, c.never, c.Impact = cannotShrink+"; its volume has "+c.From+": say so in spec.size", true, ImpactNone
+	case to == from:
+		c.From = spec.Size(h.Volume).String()
+		if h.LUN != 0 {
+			c.From = spec.Size(min(h.Volume, h.LUN)).String()
+		}
 	}
 	a.Changes = append(a.Changes, c)
+}
+
+// MiBs rounds a number of bytes up to a size that a disk can be declared with.
+func MiBs(n int64) int64 {
+	const mi = int64(spec.MiB)
+	return (n + mi - 1) / mi * mi
 }
 
 const cannotShrink = "a disk cannot shrink"

@@ -185,7 +185,7 @@ func (d *Driver) follow(ctx context.Context, a *reconcile.Action, at place, v vo
 	m := v.Meta
 	if !waits(a, "spec.size") {
 		if int64(s.Size) < v.Size {
-			return fmt.Errorf("disk %s cannot shrink from %s to %s", a.Name, spec.Size(v.Size), s.Size)
+			return fmt.Errorf("disk %s cannot shrink: its volume has %d bytes; say spec.size: %s, or more", a.Name, v.Size, spec.Size(reconcile.MiBs(v.Size)))
 		}
 		if int64(s.Size) > v.Size {
 			release, err := d.reserve(at.pool, at.record, a.UID, int64(s.Size))

@@ -2,6 +2,7 @@ package iscsi
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -262,5 +263,87 @@ func TestRestoreNeedsTheSameDisk(t *testing.T) {
 	larger := w.tree(w.poolYAML(""), diskYAML("web", "size: 12Mi"))
 	if l := liveDisk(t, w.converge(larger), "web"); l.Disk.Quarantined || l.Disk.LUN != 12<<20 {
 		t.Errorf("%+v", l.Disk)
+	}
+}
+
+// What somebody did to a volume by hand shows as what it is, and holds up nothing
+// but the size.
+func TestAVolumeGrownByHand(t *testing.T) {
+	w := newWorld(t)
+	size := func(s string) *reconcile.Desired { return w.tree(w.poolYAML(""), diskYAML("web", "size: "+s)) }
+	w.converge(size("4Mi"))
+	uid := diskKey("web").UID
+	file := filepath.Join(w.dir, "state/pools/fast", uid+".img")
+	g := mustClaim(t, w, uid, owner("launch-1"))
+	for _, by := range []int64{1 << 20, 512, 100} { // 100: not even whole sectors
+		st, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := st.Size()
+		if err := os.Truncate(file, served+by); err != nil {
+			t.Fatal(err)
+		}
+		declared := spec.Size(served)
+		has := spec.Size(reconcile.MiBs(served + by))
+		want := size(declared.String())
+		a := w.action(want, spec.KindDisk, "web")
+		if a.State != reconcile.Blocked || len(a.Changes) != 1 || a.Changes[0].From != has.String() || !strings.Contains(a.Reason, "say so in spec.size") {
+			t.Fatalf("grown by %d: %s, %q: %+v", by, a.State, a.Reason, a.Changes)
+		}
+		// What the drift's proposal is made of.
+		if l := liveDisk(t, w.observe(want), "web"); l.Get("spec.size") != has.String() {
+			t.Errorf("observed %s, want %s", l.Get("spec.size"), has)
+		}
+		mustIO(t, g, "read 0 64k") // goes on
+		// A claim that is left of a launch that is gone is released all the same.
+		a.Changes = append(a.Changes, reconcile.Change{Field: "claim", From: "launch-1"})
+		a.Op, a.State = reconcile.OpUpdate, reconcile.Ready
+		if err := w.apply(a); err != nil {
+			t.Fatalf("release: %v", err)
+		}
+		if r, err := w.d.claims.Get(uid); err != nil || !r.Idle() {
+			t.Errorf("the claim is left: %+v, %v", r, err)
+		}
+		// The way out.
+		s := w.converge(size(has.String()))
+		if l := liveDisk(t, s, "web").Disk; l.Volume != int64(has) || l.LUN != int64(has) {
+			t.Errorf("after the commit: %+v", l)
+		}
+		g = mustClaim(t, w, uid, owner("launch-1"))
+		mustIO(t, g, fmt.Sprintf("write %d 512", int64(has)-512))
+	}
+	// The tree went back before the target had the larger size.
+	at, v, err := w.d.find(uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := v.Meta
+	m.Size += 1 << 20
+	if err := errors.Join(at.pool.Put(m), at.pool.Grow(uid, m.Size)); err != nil {
+		t.Fatal(err)
+	}
+	if a := w.action(size(spec.Size(v.Size).String()), spec.KindDisk, "web"); a.State != reconcile.Blocked {
+		t.Errorf("gone back: %s %s", a.State, a.Reason)
+	}
+	w.converge(size(spec.Size(m.Size).String()))
+	// Cut, it is not made whole with zeros.
+	if err := os.Truncate(file, 4<<20); err != nil {
+		t.Fatal(err)
+	}
+	want := size(spec.Size(m.Size).String())
+	if why := w.observe(want).Unknown[diskKey("web")]; !strings.Contains(why, "it was cut") {
+		t.Errorf("cut: %q", why)
+	}
+	w.stopTarget()
+	w.startTarget()
+	if err := w.d.Ensure(w.ctx()); err != nil {
+		t.Log(err)
+	}
+	if why := w.observe(want).Unknown[diskKey("web")]; why == "" {
+		t.Error("cut, after a restart of the target: known")
+	}
+	if st, err := os.Stat(file); err != nil || st.Size() != 4<<20 {
+		t.Errorf("it was made longer: %v, %v", st.Size(), err)
 	}
 }

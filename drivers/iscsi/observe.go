@@ -3,6 +3,7 @@ package iscsi
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sort"
 
@@ -187,6 +188,10 @@ func (o *observation) disk(p *poolState, v *volume.Volume) {
 		o.unknown(spec.KindDisk, v.UID, "portal %s is not listened on: %s", at.Portals[0], at.PortalErrors[at.Portals[0]])
 		return
 	}
+	if at.Size > v.Size {
+		o.unknown(spec.KindDisk, v.UID, "the volume file %s has %d bytes and is served as %d: it was cut, and what was in the rest is gone; restore it, or raise metadata.incarnation for a fresh disk", p.pool.Path(v.UID), v.Size, at.Size)
+		return
+	}
 	rec, err := d.claims.Get(v.UID)
 	if err != nil {
 		o.unknown(spec.KindDisk, v.UID, "%v", err)
@@ -212,12 +217,22 @@ func (o *observation) disk(p *poolState, v *volume.Volume) {
 	if ld.LUN != 0 {
 		size = min(size, ld.LUN)
 	}
+	if w := o.want.Objects[l.Key()]; w != nil && sizeOf(w) < ld.Volume {
+		size = reconcile.MiBs(ld.Volume) // it was made larger by hand, or the tree went back
+	}
 	for i := range l.Fields {
 		if l.Fields[i].Path == "spec.size" {
 			l.Fields[i].Value = spec.Size(size).String()
 		}
 	}
 	o.state.Objects[l.Key()] = l
+}
+
+func sizeOf(disk *reconcile.Object) int64 {
+	if s, ok := disk.Spec.(*spec.Disk); ok {
+		return int64(s.Size)
+	}
+	return math.MaxInt64
 }
 
 // indexed finds the volumes that must be there and are not.

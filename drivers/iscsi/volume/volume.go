@@ -73,9 +73,17 @@ func (p *Pool) fillFile(ctx context.Context, path string, size int64, fill Fill)
 		}
 	}
 	if err := f.Truncate(size); err != nil {
-		return err
+		return p.tooLarge(err, size)
 	}
 	return f.Sync()
+}
+
+// tooLarge says what a file system means by EFBIG.
+func (p *Pool) tooLarge(err error, size int64) error {
+	if !errors.Is(err, unix.EFBIG) {
+		return err
+	}
+	return fmt.Errorf("the file system of %s takes no file of %d bytes (ext4 takes less than 16Ti, xfs more): make the disk smaller, or put it into a pool on another file system: %w", p.dir, size, err)
 }
 
 // Discard removes what is left of a volume that was never Ready.
@@ -119,7 +127,7 @@ func (p *Pool) Grow(uid string, size int64) error {
 	}
 	p.step("grow " + uid)
 	if err := f.Truncate(size); err != nil {
-		return err
+		return p.tooLarge(err, size)
 	}
 	return f.Sync()
 }

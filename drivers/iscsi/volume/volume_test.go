@@ -6,9 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -241,5 +243,21 @@ func TestQuarantineEnds(t *testing.T) {
 	}
 	if !NewQuarantine(now, 0, Uptime{"a", 0}).Elapsed(now, Uptime{"a", 0}) {
 		t.Error("no retention")
+	}
+}
+
+func TestAFileTheFileSystemCannotHold(t *testing.T) {
+	p := newPool(t)
+	m := meta(uidA)
+	m.Size = 64 << 40
+	err := p.Make(context.Background(), m, nil)
+	if err == nil {
+		t.Skip("this file system holds 64 TiB in a file")
+	}
+	if !strings.Contains(err.Error(), "make the disk smaller") || !errors.Is(err, unix.EFBIG) {
+		t.Errorf("%v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(p.Dir(), "*"+uidA+"*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
 	}
 }
