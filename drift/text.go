@@ -3,12 +3,12 @@ package drift
 import (
 	"bytes"
 	"errors"
-	"fmt"
-	"io"
 	"strings"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
+
+	"reconciler/spec"
 )
 
 // text is a YAML file with the places of its lines, as the YAML reader counts
@@ -251,25 +251,16 @@ func value(m *yaml.Node, name string) string {
 	return v.Value
 }
 
-// documents reads the file's documents. yaml.v3 is known to panic on input it
-// did not expect.
+// documents reads the file's documents.
 func documents(data []byte) (roots []*yaml.Node, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("yaml: %v", r)
-		}
-	}()
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	for {
-		doc := new(yaml.Node)
-		if err := dec.Decode(doc); err != nil {
-			if errors.Is(err, io.EOF) {
-				return roots, nil
-			}
-			return nil, err
-		}
+	list, err := spec.Documents(data)
+	if err != nil {
+		return nil, err
+	}
+	for _, doc := range list {
 		if len(doc.Content) > 0 && doc.Content[0].Kind == yaml.MappingNode {
 			roots = append(roots, doc.Content[0])
 		}
 	}
+	return roots, nil
 }

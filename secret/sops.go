@@ -1,7 +1,6 @@
 package secret
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/sha512"
 	"errors"
@@ -15,6 +14,8 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/armor"
 	"gopkg.in/yaml.v3"
+
+	"reconciler/spec"
 )
 
 // What sops writes into a file beside the encrypted values.
@@ -105,28 +106,20 @@ func open(data []byte, ids []age.Identity) (*file, error) {
 	return f, nil
 }
 
-// documents reads YAML. The reader of it is known to panic on some input.
+// documents reads YAML.
 func documents(data []byte) (roots []*yaml.Node, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = errors.New("not YAML")
-		}
-	}()
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	for {
-		var root yaml.Node
-		switch err := dec.Decode(&root); {
-		case errors.Is(err, io.EOF):
-			return roots, nil
-		case err != nil: // which may repeat what it could not read
-			return nil, errors.New("not YAML")
-		}
+	list, err := spec.Documents(data)
+	if err != nil { // which may repeat what it could not read
+		return nil, errors.New("not YAML")
+	}
+	for _, root := range list {
 		if len(root.Content) == 1 && root.Content[0].Kind == yaml.MappingNode {
 			roots = append(roots, root.Content[0])
 		} else if len(root.Content) == 1 && root.Content[0].ShortTag() != "!!null" {
 			return nil, errors.New("a document is not a mapping")
 		}
 	}
+	return roots, nil
 }
 
 // readMetadata takes what the first document says of all of them.

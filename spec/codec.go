@@ -12,7 +12,7 @@ import (
 
 // codecRevision is raised by hand when Parse accepts, refuses or fills in
 // something else without a change to the types and their tags.
-const codecRevision = 2
+const codecRevision = 3
 
 // CodecVersion says what Decode reads. It follows from the types and their
 // rules: whatever was encoded under another version must be parsed again.

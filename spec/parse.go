@@ -58,7 +58,7 @@ func Parse(file string, data []byte) ([]*Object, error) {
 		return nil, p.errs.sorted()
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
-	for {
+	for first := true; ; first = false {
 		root, err := next(dec)
 		if errors.Is(err, io.EOF) {
 			break
@@ -67,21 +67,9 @@ func Parse(file string, data []byte) ([]*Object, error) {
 			p.syntax(data, err)
 			break
 		}
-		p.document(root)
+		p.document(root, first)
 	}
 	return p.objects, p.errs.sorted()
-}
-
-// next reads one document. yaml.v3 is known to panic on input it did not
-// expect; a file from Git must not end the daemon.
-func next(dec *yaml.Decoder) (root *yaml.Node, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("yaml: %v", r)
-		}
-	}()
-	root = new(yaml.Node)
-	return root, dec.Decode(root)
 }
 
 type parser struct {
@@ -106,6 +94,11 @@ type visit struct {
 
 func (p *parser) add(e Error) {
 	e.File = p.file
+	for _, c := range invisible {
+		if strings.Contains(e.Msg, c.quoted()) {
+			e.Hint = c.hint()
+		}
+	}
 	switch {
 	case len(p.errs) < maxErrors:
 		p.errs = append(p.errs, e)
@@ -177,6 +170,13 @@ func (p *parser) syntax(data []byte, err error) {
 			break
 		}
 	}
+	if hint == "" {
+		if at, why := oddity(data, line); why != "" {
+			line = 1 + bytes.Count(data[:at], []byte("\n"))
+			col = 1 + utf8.RuneCount(data[bytes.LastIndexByte(data[:at], '\n')+1:at])
+			hint = why
+		}
+	}
 	if rest, ok := strings.CutPrefix(msg, "unknown anchor '"); ok {
 		hint = "an anchor is known in its own document only"
 		name, _, _ := strings.Cut(rest, "'")
@@ -189,7 +189,7 @@ func (p *parser) syntax(data []byte, err error) {
 }
 
 // document reads one document into an object.
-func (p *parser) document(root *yaml.Node) {
+func (p *parser) document(root *yaml.Node, first bool) {
 	if len(root.Content) == 0 {
 		return
 	}
@@ -205,6 +205,11 @@ func (p *parser) document(root *yaml.Node) {
 	p.seen = p.seen[:0]
 	before := len(p.errs)
 
+	if !first {
+		for _, alias := range borrowed(root) {
+			p.at(alias, "the anchor "+quote(alias.Value)+" is another document's", "an anchor is known in its own document only; write the value out")
+		}
+	}
 	if p.sealedEnvelope(n) {
 		return
 	}
