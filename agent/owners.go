@@ -16,8 +16,9 @@ type owners map[string]string
 const ownersFile = "owners.json"
 
 func (s store) loadOwners() (owners, error) {
-	o := owners{}
-	return o, s.load(ownersFile, &o)
+	r := mapRecord[string]{owners{}}
+	err := s.load(ownersFile, &r)
+	return r.Entries, err
 }
 
 // declaredIn looks up which file of a tree declares an object.
@@ -80,7 +81,7 @@ func (a *Agent) keepOwners(changed owners, gone []string) error {
 	for _, uid := range gone {
 		delete(next, uid)
 	}
-	if err := a.store.save(ownersFile, next); err != nil {
+	if err := a.store.save(ownersFile, mapRecord[string]{next}); err != nil {
 		return err
 	}
 	a.owners = next

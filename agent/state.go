@@ -42,6 +42,9 @@ type entry struct {
 	Revision string `json:"revision"`
 }
 
+// recordVersion is of every file of the agent.
+const recordVersion = 1
+
 // The two files of the agent.
 const (
 	stateFile = "agent.json"
@@ -52,9 +55,13 @@ const (
 type store struct{ *durable.Dir }
 
 func (s store) load(name string, out any) error {
-	err := s.ReadJSON(name, out)
+	err := s.ReadJSON(name, recordVersion, out)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
+	}
+	var later *durable.VersionError
+	if errors.As(err, &later) {
+		return err
 	}
 	if err != nil {
 		return fmt.Errorf("%w (move the file away to start without it: nothing is deleted then)", err)
@@ -63,11 +70,36 @@ func (s store) load(name string, out any) error {
 }
 
 func (s store) save(name string, v any) error {
-	data, err := json.Marshal(v)
+	data, err := durable.Marshal(recordVersion, v)
 	if err != nil {
 		return err
 	}
 	return s.Write(name, data)
+}
+
+// mapRecord is a record that is one map. The first builds wrote the map alone,
+// without a version.
+type mapRecord[V any] struct {
+	Entries map[string]V `json:"entries"`
+}
+
+func (m *mapRecord[V]) UnmarshalJSON(data []byte) error {
+	switch v, err := durable.Version(data); {
+	case err != nil:
+		return err
+	case v == 0:
+		return json.Unmarshal(data, &m.Entries)
+	}
+	var r struct {
+		Entries map[string]V `json:"entries"`
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return err
+	}
+	if r.Entries != nil {
+		m.Entries = r.Entries
+	}
+	return nil
 }
 
 func (s store) loadBase() (reconcile.Base, map[reconcile.Key]string, error) {
@@ -87,5 +119,5 @@ func (s store) saveBase(base reconcile.Base, revisions map[reconcile.Key]string)
 	for _, k := range reconcile.SortedKeys(base) {
 		f.Objects = append(f.Objects, entry{base[k], revisions[k]})
 	}
-	return s.save("base.json", f)
+	return s.save(baseFile, f)
 }

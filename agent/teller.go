@@ -61,7 +61,10 @@ func newTeller(f Forge, host string, s store, log *slog.Logger, events *journal)
 		courier: newCourier(), forge: f, context: statusContext + host, store: s, log: log, events: events,
 		want: map[string]wanted{}, said: map[string]verdict{}, at: map[string]time.Time{},
 	}
-	return t, s.load(saidFile, &t.said)
+	r := mapRecord[verdict]{t.said}
+	err := s.load(saidFile, &r)
+	t.said = r.Entries
+	return t, err
 }
 
 // tell takes what is to be said now, by commit, and what follows from it for
@@ -185,7 +188,7 @@ func (t *teller) say(ctx context.Context, commit string, v verdict) (ok bool) {
 // save writes down what the forge was told. Without it a restart repeats it,
 // which changes nothing there. t.mu is held.
 func (t *teller) save() {
-	if err := t.store.save(saidFile, t.said); err != nil {
+	if err := t.store.save(saidFile, mapRecord[verdict]{t.said}); err != nil {
 		t.log.Warn("what the forge was told could not be written down", "error", err)
 	}
 }

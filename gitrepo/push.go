@@ -3,7 +3,6 @@ package gitrepo
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 
 	"reconciler/gitrepo/internal/odb"
+	"reconciler/internal/durable"
 )
 
 // PushOptions say who writes a ref of ours and how. The zero value is usable.
@@ -64,6 +64,9 @@ type pushedTip struct {
 	Depth        int
 	Own          bool
 }
+
+// pushedVersion is of the record of a pushed tip.
+const pushedVersion = 1
 
 // maxPushTries bounds how often a push is repeated because the ref moved.
 const maxPushTries = 3
@@ -222,14 +225,14 @@ func (r *Repo) recall(ref string) (pushedTip, error) {
 	var t pushedTip
 	b, err := os.ReadFile(r.pushedFile(ref))
 	if err == nil {
-		err = json.Unmarshal(b, &t)
+		err = durable.Unmarshal(b, pushedVersion, &t)
 	}
 	return t, err
 }
 
 func (r *Repo) remember(ref string, t pushedTip) error {
 	r.pushed[ref] = t
-	b, err := json.Marshal(t)
+	b, err := durable.Marshal(pushedVersion, t)
 	if err != nil {
 		return err
 	}

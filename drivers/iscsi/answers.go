@@ -31,7 +31,7 @@ func (d *Driver) Answers(ctx context.Context, disks []string) error {
 	var portals []string
 	for _, uid := range disks {
 		var r diskRecord
-		if err := d.disks.ReadJSON(uid+".json", &r); err != nil {
+		if err := d.disks.ReadJSON(uid+".json", recordVersion, &r); err != nil {
 			if missing(err) {
 				err = errors.New("there is no volume of it")
 			}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"reconciler/drivers/iscsi/claims"
 	"reconciler/drivers/iscsi/volume"
@@ -75,7 +74,7 @@ func (d *Driver) placeOf(poolUID string) (place, error) {
 func (d *Driver) find(disk string) (place, volume.Volume, error) {
 	var none volume.Volume
 	var r diskRecord
-	if err := d.disks.ReadJSON(disk+".json", &r); err != nil {
+	if err := d.disks.ReadJSON(disk+".json", recordVersion, &r); err != nil {
 		if missing(err) {
 			err = fmt.Errorf("there is no volume of disk %s", disk)
 		}
@@ -103,7 +102,7 @@ func lost(disk string, p *volume.Pool) error {
 
 // index records where a volume is.
 func (d *Driver) index(m *volume.Meta) error {
-	return d.disks.WriteJSON(m.UID+".json", diskRecord{recordVersion, m.UID, m.Name, m.Incarnation, m.Pool, m.Target})
+	return d.disks.WriteJSON(m.UID+".json", recordVersion, diskRecord{m.UID, m.Name, m.Incarnation, m.Pool, m.Target})
 }
 
 func (d *Driver) createDisk(ctx context.Context, a *reconcile.Action, in reconcile.Inputs) error {
@@ -117,7 +116,7 @@ func (d *Driver) createDisk(ctx context.Context, a *reconcile.Action, in reconci
 		return err
 	}
 	var known diskRecord
-	if err := d.disks.ReadJSON(a.UID+".json", &known); !missing(err) {
+	if err := d.disks.ReadJSON(a.UID+".json", recordVersion, &known); !missing(err) {
 		return errors.Join(fmt.Errorf("disk %s has a volume in pool %s already", a.Name, known.Pool), err)
 	}
 	defer d.setBusy(a.UID, "its volume is being made")()
@@ -130,7 +129,6 @@ func (d *Driver) createDisk(ctx context.Context, a *reconcile.Action, in reconci
 	m := volume.Meta{
 		UID: a.UID, Name: a.Name, Incarnation: a.Want.Incarnation,
 		Cluster: at.record.Cluster, Pool: at.record.UID, Target: d.iqn(at.record.Cluster, a.UID), Size: int64(s.Size),
-		DeletionPolicy: s.DeletionPolicy, Retention: time.Duration(s.Retention),
 		Fields: a.Want.Fields, Created: now, Written: now,
 	}
 	var fill volume.Fill
@@ -205,14 +203,8 @@ func (d *Driver) follow(ctx context.Context, a *reconcile.Action, at place, v vo
 		}
 	}
 	m.State, m.Quarantine = volume.Ready, nil
-	m.Fields = a.Reached()
 	// What would weaken the protection may have to wait while the rest goes on.
-	if !waits(a, "spec.deletionPolicy") {
-		m.DeletionPolicy = s.DeletionPolicy
-	}
-	if !waits(a, "spec.retention") {
-		m.Retention = time.Duration(s.Retention)
-	}
+	m.Fields = a.Reached()
 	m.Name, m.Incarnation = a.Want.Name, a.Want.Incarnation
 	if err := at.pool.Put(m); err != nil {
 		return err
@@ -263,8 +255,8 @@ func (d *Driver) quarantineDisk(ctx context.Context, a *reconcile.Action) error 
 	if err != nil {
 		return err
 	}
-	retention := v.Retention
-	if v.DeletionPolicy == spec.DeletionDelete {
+	policy, retention := v.Protection()
+	if policy == spec.DeletionDelete {
 		retention = 0
 	}
 	m := v.Meta

@@ -137,8 +137,9 @@ func TestProtectionThatWaitsIsNotRecorded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.Size != 8<<20 || v.DeletionPolicy != spec.DeletionRetain || v.Retention != 48*time.Hour {
-		t.Errorf("size %d, %s, %s", v.Size, v.DeletionPolicy, v.Retention)
+	policy, retention := v.Protection()
+	if v.Size != 8<<20 || policy != spec.DeletionRetain || retention != 48*time.Hour {
+		t.Errorf("size %d, %s, %s", v.Size, policy, retention)
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 
 // imageRecord is an image as it was last applied.
 type imageRecord struct {
-	Version     int               `json:"version"`
 	UID         string            `json:"uid"`
 	Name        string            `json:"name"`
 	Incarnation int               `json:"incarnation,omitempty"`
@@ -41,11 +40,11 @@ func (d *Driver) applyImage(ctx context.Context, a *reconcile.Action, in reconci
 	if err != nil {
 		return reconcile.Outputs{}, fmt.Errorf("image %s: %w", a.Name, err)
 	}
-	r := imageRecord{recordVersion, a.UID, a.Name, a.Want.Incarnation, img.SHA256, a.Reached()}
+	r := imageRecord{a.UID, a.Name, a.Want.Incarnation, img.SHA256, a.Reached()}
 	if known && reflect.DeepEqual(was, r) {
 		return reconcile.Outputs{File: file}, nil
 	}
-	if err := d.imageDir.WriteJSON(a.UID+".json", r); err != nil {
+	if err := d.imageDir.WriteJSON(a.UID+".json", recordVersion, r); err != nil {
 		return reconcile.Outputs{}, err
 	}
 	if known && was.SHA256 != img.SHA256 {
@@ -80,7 +79,7 @@ func (d *Driver) imageRecords() (map[string]imageRecord, error) {
 	all := map[string]imageRecord{}
 	for _, uid := range uids {
 		var r imageRecord
-		if err := d.imageDir.ReadJSON(uid+".json", &r); err != nil {
+		if err := d.imageDir.ReadJSON(uid+".json", recordVersion, &r); err != nil {
 			if missing(err) {
 				continue
 			}

@@ -61,7 +61,7 @@ func (d *Driver) inventory() (*inventory, error) {
 	}
 	for _, uid := range uids {
 		var r diskRecord
-		switch err := d.disks.ReadJSON(uid+".json", &r); {
+		switch err := d.disks.ReadJSON(uid+".json", recordVersion, &r); {
 		case missing(err):
 		case err != nil:
 			inv.unread[uid] = err

@@ -19,7 +19,6 @@ const recordVersion = 1
 // poolRecord is a pool as it was last applied. It says that the pool must be
 // there when its directory does not.
 type poolRecord struct {
-	Version     int               `json:"version"`
 	UID         string            `json:"uid"`
 	Name        string            `json:"name"`
 	Incarnation int               `json:"incarnation,omitempty"`
@@ -36,7 +35,6 @@ func (r *poolRecord) limit() int64 { return int64(float64(r.Capacity) * r.Overco
 
 // diskRecord says where a volume is, and that it is not to be taken for absent.
 type diskRecord struct {
-	Version     int    `json:"version"`
 	UID         string `json:"uid"`
 	Name        string `json:"name"`
 	Incarnation int    `json:"incarnation,omitempty"`
@@ -46,11 +44,11 @@ type diskRecord struct {
 
 func (d *Driver) poolRecord(uid string) (*poolRecord, error) {
 	var r poolRecord
-	if err := d.pools.ReadJSON(uid+".json", &r); err != nil {
+	if err := d.pools.ReadJSON(uid+".json", recordVersion, &r); err != nil {
 		return nil, err
 	}
-	if r.Version != recordVersion || r.UID != uid {
-		return nil, fmt.Errorf("record of pool %s: version %d of %q", uid, r.Version, r.UID)
+	if r.UID != uid {
+		return nil, fmt.Errorf("the record of pool %s is of %q", uid, r.UID)
 	}
 	return &r, nil
 }
@@ -155,7 +153,7 @@ func (d *Driver) createPool(a *reconcile.Action) error {
 	if d.cfg.Step != nil {
 		p.Trace(d.cfg.Step)
 	}
-	r := poolRecord{Version: recordVersion, UID: a.UID, Cluster: cluster, Dir: dir}
+	r := poolRecord{UID: a.UID, Cluster: cluster, Dir: dir}
 	if err := d.putPool(r, a); err != nil {
 		return err
 	}
@@ -193,7 +191,7 @@ func (d *Driver) putPool(r poolRecord, a *reconcile.Action) error {
 	if !waits(a, "spec.target.embedded.portals") {
 		r.Portals = s.Target.Embedded.Portals
 	}
-	return d.pools.WriteJSON(r.UID+".json", r)
+	return d.pools.WriteJSON(r.UID+".json", recordVersion, r)
 }
 
 // waits says whether a change of the action is not to be carried out now.

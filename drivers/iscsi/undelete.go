@@ -45,11 +45,12 @@ func declaration(pool string, v *volume.Volume) (*spec.Object, error) {
 	if got := spec.UID(v.Cluster, spec.KindDisk, m); got != v.UID {
 		return nil, fmt.Errorf("the recorded names of disk %s do not make its identity %s", v.Name, v.UID)
 	}
+	policy, retention := v.Protection()
 	return &spec.Object{
 		Kind: spec.KindDisk, Meta: m, UID: v.UID,
 		Spec: &spec.Disk{
 			Pool: pool, Size: spec.Size(v.Size), Source: spec.DiskSource{Image: fieldAt(v.Fields, "spec.source.image").Value},
-			DeletionPolicy: v.DeletionPolicy, Retention: spec.Duration(v.Retention),
+			DeletionPolicy: policy, Retention: spec.Duration(retention),
 		},
 	}, nil
 }

@@ -111,7 +111,10 @@ func (r *record) shutdownTimeout() time.Duration {
 // live says that the recorded launch may have a process.
 func (r *record) live() bool { return r != nil && r.Launch != nil && !r.Launch.Over }
 
-const recordSuffix = ".json"
+const (
+	recordSuffix  = ".json"
+	recordVersion = 1
+)
 
 func (d *Driver) file(uid, suffix string) string { return filepath.Join(d.dir, uid+suffix) }
 
@@ -132,7 +135,7 @@ func (d *Driver) load() error {
 	}
 	for _, uid := range uids {
 		m, r := d.machine(uid), &record{}
-		if err := d.records.ReadJSON(uid+recordSuffix, r); err != nil {
+		if err := d.records.ReadJSON(uid+recordSuffix, recordVersion, r); err != nil {
 			m.broken = fmt.Errorf("the record cannot be read: %w", err)
 		} else if r.UID != uid {
 			m.broken = fmt.Errorf("the record %s%s is of machine %q", uid, recordSuffix, r.UID)
@@ -171,7 +174,7 @@ func (d *Driver) recordIf(m *machine, change func(*record) bool) error {
 	if !change(r) {
 		return nil
 	}
-	if err := d.records.WriteJSON(m.uid+recordSuffix, r); err != nil {
+	if err := d.records.WriteJSON(m.uid+recordSuffix, recordVersion, r); err != nil {
 		return fmt.Errorf("keep the record: %w", err)
 	}
 	m.rec = r

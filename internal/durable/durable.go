@@ -3,6 +3,7 @@
 package durable
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,7 +25,8 @@ type Dir struct {
 	path  string
 	mode  fs.FileMode
 	spare *reserve
-	mu    sync.Mutex // one write at a time: the reserve and temporary names are shared
+	mu    sync.Mutex               // one write at a time: the reserve and temporary names are shared
+	later map[string]*VersionError // records that a later build wrote: they stay as they are
 	// Step, if set, is called before each operation that changes the directory,
 	// with its name. A test ends the process in it.
 	Step func(op string)
@@ -73,6 +75,9 @@ func (d *Dir) step(op string) {
 func (d *Dir) Write(name string, data []byte) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if later := d.later[name]; later != nil {
+		return later
+	}
 	d.step("write " + name)
 	err := d.writeFresh(name, data)
 	if isFull(err) {
@@ -88,31 +93,48 @@ func (d *Dir) Write(name string, data []byte) error {
 	return nil
 }
 
-// WriteJSON writes v as an indented JSON record.
-func (d *Dir) WriteJSON(name string, v any) error {
-	data, err := json.MarshalIndent(v, "", "  ")
+// WriteJSON writes v, a struct, as a record of that version.
+func (d *Dir) WriteJSON(name string, version int, v any) error {
+	data, err := Marshal(version, v)
 	if err != nil {
 		return err
 	}
-	return d.Write(name, append(data, '\n'))
+	var b bytes.Buffer
+	if err := json.Indent(&b, data, "", "  "); err != nil {
+		return err
+	}
+	b.WriteByte('\n')
+	return d.Write(name, b.Bytes())
 }
 
-// ReadJSON reads a record; the error is fs.ErrNotExist where there is none.
-func (d *Dir) ReadJSON(name string, v any) error {
-	data, err := os.ReadFile(filepath.Join(d.path, name))
-	if err != nil {
+// ReadJSON reads a record of at most that version; the error is fs.ErrNotExist
+// where there is none, and a *VersionError for a later one, which is then neither
+// replaced nor removed while it is there.
+func (d *Dir) ReadJSON(name string, version int, v any) error {
+	data, err := os.ReadFile(d.file(name))
+	if err == nil {
+		err = Unmarshal(data, version, v)
+	}
+	var later *VersionError
+	if errors.As(err, &later) {
+		later.File = d.file(name)
+	}
+	d.guard(name, later)
+	if err == nil || later != nil || isAbsent(err) {
 		return err
 	}
-	if err := json.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("%s: %w", filepath.Join(d.path, name), err)
-	}
-	return nil
+	return fmt.Errorf("%s: %w", d.file(name), err)
 }
+
+func (d *Dir) file(name string) string { return filepath.Join(d.path, name) }
 
 // Remove removes a record durably; that there is none is no error.
 func (d *Dir) Remove(name string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if later := d.later[name]; later != nil {
+		return later
+	}
 	d.step("remove " + name)
 	if err := os.Remove(filepath.Join(d.path, name)); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -195,6 +217,8 @@ func SyncDir(path string) error {
 	defer f.Close()
 	return f.Sync()
 }
+
+func isAbsent(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
 func isFull(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)

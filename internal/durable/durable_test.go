@@ -56,12 +56,12 @@ func TestWriteReadRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := range 3 {
-		if err := d.WriteJSON("x.json", rec{N: n}); err != nil {
+		if err := d.WriteJSON("x.json", 1, rec{N: n}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var r rec
-	if err := d.ReadJSON("x.json", &r); err != nil || r.N != 2 {
+	if err := d.ReadJSON("x.json", 1, &r); err != nil || r.N != 2 {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if st, err := os.Stat(filepath.Join(d.Path(), "x.json")); err != nil || st.Mode().Perm() != 0o600 {
@@ -75,7 +75,7 @@ func TestWriteReadRemove(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := d.ReadJSON("x.json", &r); !errors.Is(err, fs.ErrNotExist) {
+	if err := d.ReadJSON("x.json", 1, &r); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("after removal: %v", err)
 	}
 }
@@ -99,7 +99,7 @@ func TestRecordsAreWrittenOnAFullFileSystem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.WriteJSON("old.json", rec{Text: strings.Repeat("a", 9000)}); err != nil {
+	if err := d.WriteJSON("old.json", 1, rec{Text: strings.Repeat("a", 9000)}); err != nil {
 		t.Fatal(err)
 	}
 	fill(t, dir)
@@ -109,19 +109,19 @@ func TestRecordsAreWrittenOnAFullFileSystem(t *testing.T) {
 	// Replacing goes on for ever, whatever the guest takes in between.
 	for n := range 10 * reserveFiles {
 		text := strings.Repeat("b", []int{10, 3000, 5000, 12000}[n%4])
-		if err := d.WriteJSON("old.json", rec{n, text}); err != nil {
+		if err := d.WriteJSON("old.json", 1, rec{n, text}); err != nil {
 			t.Fatalf("write %d: %v", n, err)
 		}
 		fill(t, dir)
 		var r rec
-		if err := d.ReadJSON("old.json", &r); err != nil || r.N != n || r.Text != text {
+		if err := d.ReadJSON("old.json", 1, &r); err != nil || r.N != n || r.Text != text {
 			t.Fatalf("write %d: read %d, %d bytes, %v", n, r.N, len(r.Text), err)
 		}
 	}
 	// New records use the reserve up; then the error says so, and nothing is lost.
 	written := 0
 	for ; ; written++ {
-		err := d.WriteJSON(fmt.Sprintf("new-%d.json", written), rec{N: written})
+		err := d.WriteJSON(fmt.Sprintf("new-%d.json", written), 1, rec{N: written})
 		if errors.Is(err, unix.ENOSPC) {
 			break
 		}
@@ -135,7 +135,7 @@ func TestRecordsAreWrittenOnAFullFileSystem(t *testing.T) {
 	}
 	for n := range written {
 		var r rec
-		if err := d.ReadJSON(fmt.Sprintf("new-%d.json", n), &r); err != nil || r.N != n {
+		if err := d.ReadJSON(fmt.Sprintf("new-%d.json", n), 1, &r); err != nil || r.N != n {
 			t.Errorf("record %d: %+v, %v", n, r, err)
 		}
 	}
@@ -143,7 +143,7 @@ func TestRecordsAreWrittenOnAFullFileSystem(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "guest")); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.WriteJSON("room.json", rec{}); err != nil {
+	if err := d.WriteJSON("room.json", 1, rec{}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range reserveFiles {
@@ -159,15 +159,15 @@ func TestAWriteThatFailsLeavesTheOldRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.WriteJSON("x.json", rec{N: 1}); err != nil {
+	if err := d.WriteJSON("x.json", 1, rec{N: 1}); err != nil {
 		t.Fatal(err)
 	}
 	fill(t, dir)
-	if err := d.WriteJSON("x.json", rec{Text: strings.Repeat("c", 2*reserveBytes)}); !errors.Is(err, unix.ENOSPC) {
+	if err := d.WriteJSON("x.json", 1, rec{Text: strings.Repeat("c", 2*reserveBytes)}); !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("a record larger than the reserve: %v", err)
 	}
 	var r rec
-	if err := d.ReadJSON("x.json", &r); err != nil || r.N != 1 {
+	if err := d.ReadJSON("x.json", 1, &r); err != nil || r.N != 1 {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

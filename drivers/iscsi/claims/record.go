@@ -3,7 +3,6 @@
 package claims
 
 import (
-	"encoding/json"
 	"slices"
 	"time"
 
@@ -98,7 +97,6 @@ func (r *Record) drop(epoch uint64) {
 
 // The file, mode 0600, is the only place where a password is written.
 type recordFile struct {
-	Version int             `json:"version"`
 	Disk    string          `json:"disk"`
 	Epoch   uint64          `json:"epoch"`
 	Writer  *admissionFile  `json:"writer,omitempty"`
@@ -120,8 +118,8 @@ func (f admissionFile) admission() Admission {
 	return f.Admission
 }
 
-func (r Record) marshal() ([]byte, error) {
-	f := recordFile{Version: version, Disk: r.Disk, Epoch: r.Epoch, Written: r.Written}
+func (r Record) file() recordFile {
+	f := recordFile{Disk: r.Disk, Epoch: r.Epoch, Written: r.Written}
 	if r.Writer != nil {
 		w := r.Writer.file()
 		f.Writer = &w
@@ -129,7 +127,7 @@ func (r Record) marshal() ([]byte, error) {
 	for _, a := range r.Readers {
 		f.Readers = append(f.Readers, a.file())
 	}
-	return json.MarshalIndent(f, "", "  ")
+	return f
 }
 
 func (f recordFile) record() Record {

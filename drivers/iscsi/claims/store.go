@@ -30,8 +30,7 @@ type Store struct {
 }
 
 type floorFile struct {
-	Version int    `json:"version"`
-	Epoch   uint64 `json:"epoch"`
+	Epoch uint64 `json:"epoch"`
 }
 
 // Open reads the records. One that cannot be read makes its own disk unusable
@@ -43,27 +42,26 @@ func Open(path string) (*Store, error) {
 	}
 	s := &Store{dir: dir, records: map[string]Record{}, broken: map[string]error{}}
 	var floor floorFile
-	if err := dir.ReadJSON(floorName, &floor); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := dir.ReadJSON(floorName, version, &floor); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	s.floor = floor.Epoch
-	disks, err := dir.Names(suffix)
+	files, broken, err := durable.ReadAll(dir, suffix, version, checkFile)
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range disks {
-		var f recordFile
-		err := dir.ReadJSON(d+suffix, &f)
-		if err == nil && (f.Version != version || f.Disk != d) {
-			err = fmt.Errorf("claim record of disk %s: version %d of disk %q", d, f.Version, f.Disk)
-		}
-		if err != nil {
-			s.broken[d] = err
-			continue
-		}
-		s.records[d] = f.record()
+	s.broken = broken
+	for disk, f := range files {
+		s.records[disk] = f.record()
 	}
 	return s, nil
+}
+
+func checkFile(disk string, f *recordFile) error {
+	if f.Disk != disk {
+		return fmt.Errorf("it is the claim record of disk %q", f.Disk)
+	}
+	return nil
 }
 
 // Trace sets a function that is called before each durable step.
@@ -229,7 +227,7 @@ func (s *Store) Forget(disk string) error {
 		return fmt.Errorf("disk %s is in use", disk)
 	}
 	if r.Epoch > s.floor {
-		if err := s.dir.WriteJSON(floorName, floorFile{version, r.Epoch}); err != nil {
+		if err := s.dir.WriteJSON(floorName, version, floorFile{r.Epoch}); err != nil {
 			return err
 		}
 		s.floor = r.Epoch
@@ -241,11 +239,7 @@ func (s *Store) Forget(disk string) error {
 // put writes the record first: nothing is admitted that is not on stable
 // storage. When the write fails, the file may hold either, so memory follows it.
 func (s *Store) put(r Record) error {
-	data, err := r.marshal()
-	if err != nil {
-		return err
-	}
-	if err := s.dir.Write(r.Disk+suffix, append(data, '\n')); err != nil {
+	if err := s.dir.WriteJSON(r.Disk+suffix, version, r.file()); err != nil {
 		s.reload(r.Disk)
 		return err
 	}
@@ -255,7 +249,7 @@ func (s *Store) put(r Record) error {
 
 func (s *Store) reload(disk string) {
 	var f recordFile
-	switch err := s.dir.ReadJSON(disk+suffix, &f); {
+	switch err := s.dir.ReadJSON(disk+suffix, version, &f); {
 	case errors.Is(err, fs.ErrNotExist):
 		delete(s.records, disk)
 	case err != nil:

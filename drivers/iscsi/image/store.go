@@ -57,12 +57,11 @@ type Store struct {
 
 // record says of a copy that it was verified, and how it looked then.
 type record struct {
-	Version int       `json:"version"`
-	SHA256  string    `json:"sha256"`
-	Size    int64     `json:"size"`  // bytes
-	MTime   int64     `json:"mtime"` // nanoseconds since the epoch
-	Source  string    `json:"source"`
-	At      time.Time `json:"at"`
+	SHA256 string    `json:"sha256"`
+	Size   int64     `json:"size"`  // bytes
+	MTime  int64     `json:"mtime"` // nanoseconds since the epoch
+	Source string    `json:"source"`
+	At     time.Time `json:"at"`
 }
 
 const (
@@ -188,7 +187,7 @@ func (s *Store) Have(sha string) (path string, ok bool) {
 		return "", false
 	}
 	var r record
-	if err := s.records.ReadJSON(sha+".json", &r); err != nil || r.Version != recordVersion || r.SHA256 != sha {
+	if err := s.records.ReadJSON(sha+".json", recordVersion, &r); err != nil || r.SHA256 != sha {
 		return "", false
 	}
 	st, err := os.Lstat(s.path(sha))
@@ -267,8 +266,8 @@ func (s *Store) accept(ctx context.Context, partial, sha, source string) error {
 	if err := s.records.Rename(filepath.Base(partial), sha); err != nil {
 		return err
 	}
-	return s.records.WriteJSON(sha+".json", record{
-		Version: recordVersion, SHA256: sha, Size: st.Size(), MTime: st.ModTime().UnixNano(), Source: source, At: time.Now().UTC(),
+	return s.records.WriteJSON(sha+".json", recordVersion, record{
+		SHA256: sha, Size: st.Size(), MTime: st.ModTime().UnixNano(), Source: source, At: time.Now().UTC(),
 	})
 }
 

@@ -1,13 +1,16 @@
 package scsi
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"reconciler/internal/durable"
 )
+
+const reservationVersion = 1 // of the file
 
 // savedReservations is the content of Config.ReservationFile. PRGENERATION is
 // not in it: it starts anew with each power-on (SPC-5 §5.14).
@@ -33,7 +36,7 @@ func (d *Device) saveReservations(old, next *registrations) error {
 	if next.kind != 0 && !allRegistrants(next.kind) {
 		saved.Holder = &next.holder
 	}
-	data, err := json.Marshal(saved)
+	data, err := durable.Marshal(reservationVersion, saved)
 	if err != nil {
 		return err
 	}
@@ -52,7 +55,7 @@ func (d *Device) loadReservations() error {
 		return err
 	}
 	var saved savedReservations
-	if err := json.Unmarshal(data, &saved); err != nil {
+	if err := durable.Unmarshal(data, reservationVersion, &saved); err != nil {
 		return fmt.Errorf("persistent reservations in %s: %w", d.cfg.ReservationFile, err)
 	}
 	r := &registrations{all: saved.Registrations, kind: saved.Type, aptpl: true}

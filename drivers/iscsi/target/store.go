@@ -22,8 +22,6 @@ const (
 
 // saved is the record of an export.
 type saved struct {
-	Version int `json:"version"`
-
 	Export Export       `json:"export"`
 	Access []accessJSON `json:"access,omitempty"`
 	// Fenced lists the epochs that were fenced, FencedBelow stands for those that
@@ -96,11 +94,8 @@ func (st *store) load() error {
 	for _, name := range names {
 		name += recordSuffix
 		var e saved
-		if err := st.dir.ReadJSON(name, &e); err != nil {
+		if err := st.dir.ReadJSON(name, recordVersion, &e); err != nil {
 			return err
-		}
-		if e.Version != recordVersion {
-			return fmt.Errorf("%s: version %d, this program reads %d", name, e.Version, recordVersion)
 		}
 		if err := e.Export.validate(); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -139,8 +134,7 @@ func (st *store) update(iqn string, e *saved) error {
 	if e == nil {
 		err = st.dir.Remove(recordName(iqn))
 	} else {
-		e.Version = recordVersion
-		err = st.dir.WriteJSON(recordName(iqn), e)
+		err = st.dir.WriteJSON(recordName(iqn), recordVersion, e)
 	}
 	if err != nil {
 		return fmt.Errorf("state of %s is not persisted: %w", iqn, err)

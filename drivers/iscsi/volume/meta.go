@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"reconciler/reconcile"
+	"reconciler/spec"
 )
 
 // State of a volume's record.
@@ -20,7 +21,6 @@ const (
 
 // Meta is the durable record of a volume, UID.json beside UID.img.
 type Meta struct {
-	Version     int    `json:"version"`
 	State       State  `json:"state"`
 	UID         string `json:"uid"`
 	Name        string `json:"name"`
@@ -31,14 +31,32 @@ type Meta struct {
 	Size        int64  `json:"size"`   // bytes, as last asked for; the file's own size decides
 	// Source is the SHA-256 of the image the volume was made from; empty for a blank one.
 	Source string `json:"source,omitempty"`
-	// DeletionPolicy and Retention are those in force, whatever the tree says meanwhile.
-	DeletionPolicy string        `json:"deletionPolicy"`
-	Retention      time.Duration `json:"retention"`
-	// Fields are the fields of the spec in force, sorted by path.
+	// Fields are the fields of the spec in force, sorted by path: also those of
+	// its protection, whatever the tree says meanwhile.
 	Fields     []reconcile.Field `json:"fields"`
 	Created    time.Time         `json:"created"`
 	Written    time.Time         `json:"written"` // when it was made or, in quarantine, last in use
 	Quarantine *Quarantine       `json:"quarantine,omitempty"`
+}
+
+// Protection is what the fields say becomes of the volume when it is removed.
+// Where one says nothing that can be read, it is kept for the default time.
+func (m *Meta) Protection() (policy string, retention time.Duration) {
+	policy, retention = spec.DeletionRetain, time.Duration(spec.DefaultRetention)
+	for _, f := range m.Fields {
+		switch f.Path {
+		case "spec.deletionPolicy":
+			if f.Value == spec.DeletionDelete {
+				policy = f.Value
+			}
+		case "spec.retention":
+			var d spec.Duration
+			if d.UnmarshalText([]byte(f.Value)) == nil {
+				retention = time.Duration(d)
+			}
+		}
+	}
+	return policy, retention
 }
 
 // Quarantine is how long a removed disk can still be brought back.

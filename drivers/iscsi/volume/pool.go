@@ -3,7 +3,6 @@
 package volume
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,7 +27,6 @@ const (
 // Marker stands in a pool's directory, on the file system of its volumes. A
 // directory without it is not an empty pool but one that is not mounted.
 type Marker struct {
-	Version int    `json:"version"`
 	UID     string `json:"uid"`
 	Cluster string `json:"cluster"`
 	Name    string `json:"name"`
@@ -58,11 +56,8 @@ func ReadMarker(dir string) (Marker, error) {
 	if err != nil {
 		return m, err
 	}
-	if err := json.Unmarshal(data, &m); err != nil {
+	if err := durable.Unmarshal(data, version, &m); err != nil {
 		return m, fmt.Errorf("%s: %w", filepath.Join(dir, markerName), err)
-	}
-	if m.Version != version {
-		return m, fmt.Errorf("%s: version %d, this build reads %d", filepath.Join(dir, markerName), m.Version, version)
 	}
 	return m, nil
 }
@@ -70,7 +65,6 @@ func ReadMarker(dir string) (Marker, error) {
 // Create makes a directory a pool. It may be one already, with the same UID and
 // cluster; it must not be another's.
 func Create(dir string, m Marker) (*Pool, error) {
-	m.Version = version
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -85,7 +79,7 @@ func Create(dir string, m Marker) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := records.WriteJSON(markerName, m); err != nil {
+	if err := records.WriteJSON(markerName, version, m); err != nil {
 		return nil, err
 	}
 	// The parent holds the directory's name.
@@ -227,11 +221,8 @@ func (p *Pool) Get(uid string) (Volume, error) {
 	if err := uuid.Validate(uid); err != nil {
 		return v, fmt.Errorf("volume %q: %w", uid, err)
 	}
-	if err := p.records.ReadJSON(uid+recordSuffix, &v.Meta); err != nil {
+	if err := p.records.ReadJSON(uid+recordSuffix, version, &v.Meta); err != nil {
 		return v, err
-	}
-	if v.Version != version {
-		return v, fmt.Errorf("record of volume %s: version %d, this build reads %d", uid, v.Version, version)
 	}
 	if v.UID != uid || v.Pool != p.marker.UID || v.Cluster != p.marker.Cluster {
 		return v, &foreignError{uid, v.Cluster, v.Pool}
@@ -258,6 +249,5 @@ func (p *Pool) Put(m Meta) error {
 	if err := uuid.Validate(m.UID); err != nil {
 		return fmt.Errorf("volume %q: %w", m.UID, err)
 	}
-	m.Version = version
-	return p.records.WriteJSON(m.UID+recordSuffix, m)
+	return p.records.WriteJSON(m.UID+recordSuffix, version, m)
 }

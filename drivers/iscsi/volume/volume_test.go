@@ -118,7 +118,7 @@ func TestWhatIsNotOursIsNeverTouched(t *testing.T) {
 	if err := os.Remove(precious); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.records.WriteJSON(uidB+recordSuffix, m); err != nil {
+	if err := p.records.WriteJSON(uidB+recordSuffix, version, m); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.Make(context.Background(), meta(uidB), nil); err == nil {
