@@ -28,8 +28,6 @@ const (
 	MaxWindow = 7 * 24 * time.Hour
 )
 
-var cronParser = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
-
 // NewMaintenance makes a window of a cron schedule: five fields, as in
 // crontab(5), or @hourly, @daily, @weekly, @monthly, @yearly. It is read in
 // the time of the zone.
@@ -38,7 +36,7 @@ func NewMaintenance(name, schedule string, duration time.Duration, zone *time.Lo
 	if strings.Contains(schedule, "=") {
 		return m, fmt.Errorf("schedule %q: the time zone stands in timeZone", schedule)
 	}
-	s, err := cronParser.Parse(schedule)
+	s, err := parseCrontab(schedule)
 	if err != nil {
 		return m, fmt.Errorf("schedule %q: %w", schedule, err)
 	}
