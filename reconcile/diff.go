@@ -48,6 +48,9 @@ type differ struct {
 
 	named   map[nameKey][]Key // objects that are there, or cannot be observed, by name
 	holders map[string]*Live  // machine that has a disk, by the disk's UID
+
+	applied Base                      // base as it was handed in
+	renamed map[Key]map[string]string // entries of machines that follow a rename
 }
 
 type nameKey struct {
@@ -56,6 +59,7 @@ type nameKey struct {
 }
 
 func (d *differ) index() {
+	d.follow()
 	for k, o := range d.want.Objects {
 		if k.Kind == spec.KindHost && o.Name == d.want.Host {
 			d.cordoned = o.Get("spec.state") == spec.HostStateCordoned
@@ -463,7 +467,7 @@ func (d *differ) identify(p *Plan) {
 			continue
 		}
 		if pure == nil {
-			pure = &differ{want: d.want, base: d.base, have: Calm(d.want, d.base), now: d.now}
+			pure = &differ{want: d.want, base: d.applied, have: Calm(d.want, d.applied), now: d.now}
 			pure.index()
 		}
 		if asked, ok := pure.object(a.Key()); ok && asked.Op != OpUnchanged {

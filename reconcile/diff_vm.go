@@ -19,6 +19,7 @@ func (d *differ) vm(a *Action, b *Applied) {
 	if power := h.VM.Power; again == "" && power != PowerStopped && power != PowerEnded && power != PowerStarting {
 		d.leave(a, b)
 	}
+	d.renames(a)
 	wantRunning := w.Get("spec.powerState") != spec.PowerStopped
 
 	switch power := h.VM.Power; {

@@ -169,7 +169,7 @@ func (a *Action) inForce(old *Applied) []Field {
 		return a.Reached()
 	}
 	kept := *a
-	kept.Have = &Live{Object: old.Object}
+	kept.Have = &Live{Object: old.follow(a.Want).Object}
 	return kept.Reached()
 }
 

@@ -276,7 +276,7 @@ type ImageRef struct {
 
 // VMDisk attaches a Disk.
 type VMDisk struct {
-	Name string `yaml:"name,omitempty" world:"observed" format:"name" doc:"Name of the entry, unique in the machine; by default the disk's."`
+	Name string `yaml:"name,omitempty" world:"observed" format:"name" doc:"Name of the entry, unique in the machine; by default the disk's. An entry called as its disk follows when the disk is renamed."`
 	Disk string `yaml:"disk" world:"observed" ref:"Disk" doc:"The Disk. A disk belongs to one machine."`
 }
 

@@ -59,9 +59,9 @@ func blockdev(d disk, timeoutSeconds int) map[string]any {
 	}
 }
 
-func diskArgs(d disk, port, bootindex int) map[string]any {
+func diskArgs(d disk, device string, port, bootindex int) map[string]any {
 	args := map[string]any{
-		"driver": "virtio-blk-pci", "id": diskDevice(d.entry), "bus": portID(port), "addr": "0x0",
+		"driver": "virtio-blk-pci", "id": device, "bus": portID(port), "addr": "0x0",
 		"drive": nodeName(d.grant.Disk), "serial": spec.Serial(d.grant.Disk),
 		"werror": "stop", "rerror": "stop", "write-cache": "on",
 	}
@@ -167,7 +167,7 @@ func (b *birth) argv() ([]string, error) {
 	for i, d := range b.disks {
 		a.json("-object", secretArgs(d.grant.Disk, b.secret(d.grant.Disk)))
 		a.json("-blockdev", blockdev(d, b.diskTimeout))
-		a.json("-device", diskArgs(d, b.slots[diskDevice(d.entry)], i+1))
+		a.json("-device", diskArgs(d, diskDevice(d.entry), b.slots[diskDevice(d.entry)], i+1))
 	}
 	tap := fdTaps
 	for _, n := range b.nics {

@@ -25,20 +25,21 @@ func (l *live) wantedDisk(entry string) (uid, name string) {
 func (l *live) releaseDisk(ctx context.Context, entry string) error {
 	uid, _ := l.wantedDisk(entry)
 	have, known := l.m.snapshot().Launch.Disks[entry]
-	node := l.now.disks[entry].node
+	device := l.deviceOf(entry)
+	node := l.now.disks[device].node
 	if !known && node == "" {
 		return nil
 	}
-	if known && uid == have.UID && (node == nodeName(uid) || node == "" && !l.now.devices[diskDevice(entry)]) {
+	if known && uid == have.UID && (node == nodeName(uid) || node == "" && !l.now.devices[device]) {
 		return nil
 	}
 	l.in.Progress("detaching disk %s", entry)
-	return l.detach(ctx, entry, have)
+	return l.detach(ctx, entry, device, have)
 }
 
 // detach takes a disk from the guest and closes it. The entry stays in the
 // record until QEMU has let go of it.
-func (l *live) detach(ctx context.Context, entry string, have diskEntry) error {
+func (l *live) detach(ctx context.Context, entry, device string, have diskEntry) error {
 	if err := l.answers(ctx); err != nil {
 		return err
 	}
@@ -46,10 +47,10 @@ func (l *live) detach(ctx context.Context, entry string, have diskEntry) error {
 	if have.UID != "" {
 		nodes[nodeName(have.UID)] = true
 	}
-	if n := l.now.disks[entry].node; n != "" {
+	if n := l.now.disks[device].node; n != "" {
 		nodes[n] = true
 	}
-	if err := l.unplug(ctx, diskDevice(entry)); err != nil {
+	if err := l.unplug(ctx, device); err != nil {
 		return err
 	}
 	l.d.step("unplugged")
@@ -107,7 +108,7 @@ func (l *live) haveDisk(ctx context.Context, entry string) error {
 	if uid == "" {
 		return nil
 	}
-	if l.now.disks[entry].node != nodeName(uid) {
+	if l.now.disks[l.deviceOf(entry)].node != nodeName(uid) {
 		l.in.Progress("attaching disk %s", entry)
 		if err := l.attach(ctx, entry, name, uid); err != nil {
 			return err
@@ -141,8 +142,9 @@ func (l *live) attach(ctx context.Context, entry, name, uid string) (err error) 
 		return errors.New("there is no grant for the disk")
 	}
 	node := nodeName(uid)
+	device := l.newDevice(entry)
 	for other, dr := range l.now.disks {
-		if other != entry && dr.node == node {
+		if other != device && dr.node == node {
 			return fmt.Errorf("the disk is still attached as %s", other)
 		}
 	}
@@ -153,7 +155,11 @@ func (l *live) attach(ctx context.Context, entry, name, uid string) (err error) 
 	if err := l.answers(ctx, uid); err != nil {
 		return err
 	}
-	if err := l.recordDisk(entry, diskEntry{UID: uid, Name: name}, slots); err != nil {
+	have := diskEntry{UID: uid, Name: name}
+	if device != diskDevice(entry) {
+		have.Device = device
+	}
+	if err := l.recordDisk(entry, have, slots); err != nil {
 		return err
 	}
 	l.d.step("attach recorded")
@@ -185,7 +191,7 @@ func (l *live) attach(ctx context.Context, entry, name, uid string) (err error) 
 		return err
 	}
 	l.d.step("opened")
-	if err := l.conn.Do(ctx, "device_add", diskArgs(d, port, 0), nil); err != nil {
+	if err := l.conn.Do(ctx, "device_add", diskArgs(d, device, port, 0), nil); err != nil {
 		return err
 	}
 	l.d.step("plugged")
@@ -211,7 +217,7 @@ func (l *live) grow(ctx context.Context, entry, uid string) error {
 	} else if err := size.UnmarshalText([]byte(v)); err != nil {
 		return err
 	}
-	if l.now.disks[entry].size >= int64(size) {
+	if l.now.disks[l.deviceOf(entry)].size >= int64(size) {
 		return nil
 	}
 	if err := l.answers(ctx); err != nil {

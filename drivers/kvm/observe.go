@@ -273,14 +273,14 @@ func (d *Driver) stopped(m *machine) *reconcile.Live {
 // tells, and which of the disks in the tree they are.
 func lost(uid string, p process, r *reading, objects []*reconcile.Object) *record {
 	rec := &record{UID: uid, Name: p.name, Launch: &launch{ID: p.launch, Started: true, Seed: r.devices[seedDevice], Disks: map[string]diskEntry{}, NICs: map[string]nicEntry{}}}
-	for entry, dr := range r.disks {
+	for id, dr := range r.disks {
 		e := diskEntry{UID: dr.node, Name: dr.node}
 		for _, o := range objects {
 			if o.Kind == spec.KindDisk && nodeName(o.UID) == dr.node {
 				e = diskEntry{UID: o.UID, Name: o.Name}
 			}
 		}
-		rec.Launch.Disks[entry] = e
+		rec.Launch.Disks[strings.TrimPrefix(id, diskDevice(""))] = e
 	}
 	for name := range r.nics {
 		rec.Launch.NICs[name] = nicEntry{Network: "(unknown)"}
@@ -309,15 +309,15 @@ func (r *record) running(p process, now *reading, power reconcile.Power, links l
 		at := "spec.disks[" + entry + "]"
 		here[at] = true
 		vm.Disks[entry] = e.UID
-		if now.disks[entry].node == nodeName(e.UID) {
+		if dr := now.disks[r.Launch.device(entry)]; dr.node == nodeName(e.UID) {
 			f = append(f, reconcile.Field{Path: at + ".disk", Value: e.Name, ID: e.UID},
-				reconcile.Field{Path: at + ".size", Value: spec.Size(now.disks[entry].size).String()})
+				reconcile.Field{Path: at + ".size", Value: spec.Size(dr.size).String()})
 		} else { // an attach or detach that was cut off
 			f = append(f, reconcile.Field{Path: at + ".disk", Value: e.Name + " (incomplete)"})
 		}
 	}
-	for entry, dr := range now.disks { // attached by somebody else
-		if _, ok := r.Launch.Disks[entry]; !ok {
+	for id, dr := range now.disks { // attached by somebody else
+		if entry, known := r.Launch.entryOfDevice(id); !known {
 			f = append(f, reconcile.Field{Path: "spec.disks[" + entry + "].disk", Value: dr.node})
 		}
 	}

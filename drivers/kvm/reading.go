@@ -17,7 +17,7 @@ type reading struct {
 	cores   int // of a socket
 	threads int // of a core
 	memory  int64
-	disks   map[string]diskReading // by entry name
+	disks   map[string]diskReading // by device id
 	nodes   map[string]int64       // block nodes and their sizes, used by a device or not
 	nics    map[string]nicReading  // by name
 	devices map[string]bool        // ids under /machine/peripheral
@@ -96,8 +96,8 @@ func readMachine(ctx context.Context, conn *qmp.Conn) (*reading, error) {
 	}
 	for _, b := range blocks {
 		id, _, _ := strings.Cut(strings.TrimPrefix(b.Qdev, peripheral+"/"), "/")
-		if entry, ok := strings.CutPrefix(id, diskDevice("")); ok && b.Inserted != nil {
-			r.disks[entry] = diskReading{node: b.Inserted.NodeName, size: b.Inserted.Image.VirtualSize}
+		if strings.HasPrefix(id, diskDevice("")) && b.Inserted != nil {
+			r.disks[id] = diskReading{node: b.Inserted.NodeName, size: b.Inserted.Image.VirtualSize}
 		}
 	}
 	var asks []func() error

@@ -22,7 +22,7 @@ type record struct {
 	Name        string            `json:"name"`
 	Incarnation int               `json:"incarnation,omitempty"`
 	Machine     string            `json:"machine,omitempty"` // pinned machine type
-	Slots       map[string]int    `json:"slots,omitempty"`   // root port by device id; kept after the entry is gone
+	Slots       map[string]int    `json:"slots,omitempty"`   // root port by the id of the entry's device; kept after the entry is gone
 	Fields      []reconcile.Field `json:"fields"`            // of the spec, as last carried out
 
 	Launch   *launch   `json:"launch,omitempty"`
@@ -58,6 +58,9 @@ type launch struct {
 type diskEntry struct {
 	UID  string `json:"uid"`
 	Name string `json:"name"`
+	// Device is the id of the device in QEMU, where it is not the entry's: the
+	// entry was renamed since it was plugged in.
+	Device string `json:"device,omitempty"`
 }
 
 type nicEntry struct {

@@ -149,6 +149,8 @@ func (d *Driver) prepare(ctx context.Context, m *machine, want *reconcile.Object
 	rec := m.snapshot()
 	had, pinned := 0, ""
 	if rec != nil {
+		rec = rec.clone()
+		rec.follow(want)
 		pinned = rec.Machine
 		for id, port := range rec.Slots {
 			b.slots[id] = port
@@ -305,7 +307,7 @@ func (d *Driver) inspectNew(ctx context.Context, conn *qmp.Conn, rec *record) er
 		return fmt.Errorf("QEMU is %s and should not have run yet", r.status)
 	}
 	for entry, e := range rec.Launch.Disks {
-		if r.disks[entry].node != nodeName(e.UID) {
+		if r.disks[rec.Launch.device(entry)].node != nodeName(e.UID) {
 			return fmt.Errorf("QEMU started without disk %s", entry)
 		}
 	}

@@ -49,12 +49,18 @@ func (d *Driver) update(ctx context.Context, m *machine, a *reconcile.Action, in
 			nics[entry] = true
 		}
 	}
-	var errs []error
+	var l *live
 	if p != nil {
-		l, err := d.open(ctx, m, *p, a.Want)
-		if err != nil {
+		if l, err = d.open(ctx, m, *p, a.Want); err != nil {
 			return err
 		}
+	}
+	if err := d.recordIf(m, func(r *record) bool { return r.follow(a.Want) }); err != nil {
+		return err
+	}
+	d.step("renamed")
+	var errs []error
+	if l != nil {
 		l.want, l.vm, l.in, l.waits = a.Want, vm, in, waits
 		errs = l.converge(ctx, sorted(disks), sorted(nics), waits)
 	}
@@ -202,6 +208,9 @@ func (l *live) slot(device string) (map[string]int, int, error) {
 	}
 	var inUse []string
 	for id := range l.now.devices {
+		if entry, known := rec.Launch.entryOfDevice(id); known {
+			id = diskDevice(entry) // by which its port is recorded
+		}
 		inUse = append(inUse, id)
 	}
 	err := assign(rec.Slots, inUse, device, rec.Launch.Ports)
