@@ -62,7 +62,7 @@ type Driver interface {
 type Hypervisor interface {
 	Driver
 	// Console says where the serial console of a machine is.
-	Console(uid string) (socket, log string, err error)
+	Console(uid string) api.Console
 }
 
 // Storage is the driver of pools, images and disks, and the arbiter of who

@@ -139,7 +139,7 @@ func (h *paperHost) Apply(_ context.Context, a reconcile.Action, _ reconcile.Inp
 	return reconcile.Outputs{}, nil
 }
 
-func (h *paperHost) Console(string) (string, string, error) { return "", "", nil }
+func (h *paperHost) Console(string) api.Console { return api.Console{} }
 
 func (h *paperHost) did() string {
 	h.mu.Lock()

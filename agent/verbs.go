@@ -362,8 +362,7 @@ func (a *Agent) Console(_ context.Context, vm string) (api.Console, error) {
 	if err != nil {
 		return api.Console{}, err
 	}
-	socket, log, err := a.cfg.Hypervisor.Console(k.UID)
-	return api.Console{Socket: socket, Log: log}, err
+	return a.cfg.Hypervisor.Console(k.UID), nil
 }
 
 // audit writes down what an operator did, and that it failed if it did.

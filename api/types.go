@@ -192,8 +192,13 @@ type ClearResult struct {
 
 // Console is where the serial console of a machine is.
 type Console struct {
-	Socket string `json:"socket"` // unix socket, one client at a time; empty while the machine is off
-	Log    string `json:"log"`    // file, bounded
+	// Input is a named pipe for what is typed; what the guest writes is in Log.
+	// Empty while the machine is off.
+	Input string `json:"input,omitempty"`
+	// Socket is that of a process that an earlier build started, in place of
+	// Input: one client at a time, both ways, which must read.
+	Socket string `json:"socket"`
+	Log    string `json:"log"` // file, bounded
 }
 
 // Event is one thing that happened, for people and for audit.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ const patience = 20 * time.Second
 type running struct {
 	t      *testing.T
 	lines  chan string
-	errs   *bytes.Buffer
+	errs   *lockedBuffer
 	code   chan int
 	cancel context.CancelFunc
 }
@@ -40,7 +41,7 @@ func begin(t *testing.T, stdin io.Reader, args ...string) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	out, in := io.Pipe()
-	r := &running{t: t, lines: make(chan string, 100), errs: &bytes.Buffer{}, code: make(chan int, 1), cancel: cancel}
+	r := &running{t: t, lines: make(chan string, 100), errs: &lockedBuffer{}, code: make(chan int, 1), cancel: cancel}
 	go func() {
 		defer close(r.lines)
 		s := bufio.NewScanner(out)
@@ -56,6 +57,43 @@ func begin(t *testing.T, stdin io.Reader, args ...string) *running {
 	}()
 	t.Cleanup(cancel)
 	return r
+}
+
+// lockedBuffer is read while it is written to.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// sees pokes until a line has text in it.
+func (r *running) sees(text string, poke func()) {
+	r.t.Helper()
+	testbed.Await(r.t, patience, "a line with "+text, func() bool {
+		poke()
+		for {
+			select {
+			case line := <-r.lines:
+				if strings.Contains(line, text) {
+					return true
+				}
+				continue
+			default:
+			}
+			return false
+		}
+	})
 }
 
 // want waits for a line that has text in it.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"os/user"
 	"path/filepath"
 	"strconv"
@@ -141,13 +140,10 @@ func changed(ctx context.Context, d *kvm.Driver) <-chan string {
 // hypervisor is the machines' driver as the agent sees it.
 type hypervisor struct{ *kvm.Driver }
 
-func (h hypervisor) Console(uid string) (socket, log string, err error) {
-	socket = h.ConsoleSocket(uid)
-	if _, err := os.Stat(socket); err != nil {
-		socket = "" // the machine is off
-	}
+func (h hypervisor) Console(uid string) api.Console {
+	pipe, socket := h.ConsoleInput(uid)
 	logs := h.ConsoleLogs(uid)
-	return socket, logs[len(logs)-1], nil
+	return api.Console{Input: pipe, Socket: socket, Log: logs[len(logs)-1]}
 }
 
 // storage is the disks' driver as the agent sees it.

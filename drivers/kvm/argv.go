@@ -21,7 +21,6 @@ import (
 const (
 	fdQMP = iota + 3
 	fdRescue
-	fdConsole
 	fdTaps // the first tap; then the seed of cloud-init; the last is the lock's
 )
 
@@ -112,8 +111,8 @@ type birth struct {
 	seed                     *cidata.Seed // nil: none
 	kernel, initrd           string       // paths
 	secret                   func(diskUID string) string
-	consoleLog               string
-	diskTimeout              int // seconds
+	console, consoleLog      string // paths
+	diskTimeout              int    // seconds
 	user                     *User
 }
 
@@ -151,7 +150,9 @@ func (b *birth) argv() ([]string, error) {
 	a.add("-action", "shutdown=pause,panic=pause", "-rtc", "base=utc",
 		"-chardev", fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=off", qmp, fdQMP), "-mon", "chardev="+qmp+",mode=control",
 		"-chardev", fmt.Sprintf("socket,id=rescue,fd=%d,server=on,wait=off", fdRescue), "-mon", "chardev=rescue,mode=control",
-		"-chardev", fmt.Sprintf("socket,id=console,fd=%d,server=on,wait=off,logfile=%s,logappend=on", fdConsole, escape(b.consoleLog)),
+		// What the guest writes goes to the log and nowhere else: nobody who looks at
+		// it can hold the guest up, as the client of a socket would that does not read.
+		"-chardev", fmt.Sprintf("pipe,id=console,path=%s,logfile=%s,logappend=on", escape(b.console), escape(b.consoleLog)),
 		"-serial", "chardev:console")
 	a.add("-sandbox", b.sandbox())
 	if b.user != nil {

@@ -1,36 +1,49 @@
 package kvm
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 
-	"reconciler/internal/unixsock"
+	"golang.org/x/sys/unix"
 )
 
 // turnAt is the size, in bytes, from which a console log is turned over, well
 // below the limit at which QEMU's writes fail.
 const turnAt = 4 << 20
 
-// Console connects to the machine's serial console. QEMU serves one client at
-// a time; what the guest writes meanwhile is in the log, too.
-func (d *Driver) Console(ctx context.Context, uid string) (net.Conn, error) {
-	conn, err := unixsock.Dial(ctx, d.consolePath(uid))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, errors.New("console: the machine has no console socket; it is not running, or the run directory was lost since it started")
+// makeConsole makes what QEMU opens as PATH.in and PATH.out: a pipe for what is
+// typed, which QEMU itself keeps open, and nothing for what the guest writes.
+func makeConsole(path string) error {
+	for _, old := range []string{path, consoleIn(path), path + ".out"} { // PATH: the socket of an earlier build
+		if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("make the console: %w", err)
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("console: %w", err)
+	if err := unix.Mkfifo(consoleIn(path), 0o600); err != nil {
+		return fmt.Errorf("make the console: %w", err)
 	}
-	return conn, nil
+	if err := os.Symlink(os.DevNull, path+".out"); err != nil {
+		return fmt.Errorf("make the console: %w", err)
+	}
+	return nil
 }
 
-// ConsoleSocket is the path of the machine's console socket, which is there
-// while the machine runs.
-func (d *Driver) ConsoleSocket(uid string) string { return d.consolePath(uid) }
+func consoleIn(path string) string { return path + ".in" }
+
+// ConsoleInput is where what is typed on a machine's serial console goes: a
+// named pipe, or, of a process that an earlier build started, a socket that
+// serves one client at a time, both ways. Both are empty where there is none.
+func (d *Driver) ConsoleInput(uid string) (pipe, socket string) {
+	at := d.consolePath(uid)
+	for path, found := range map[string]*string{consoleIn(at): &pipe, at: &socket} {
+		if _, err := os.Stat(path); err == nil {
+			*found = path
+		}
+	}
+	return pipe, socket
+}
 
 // ConsoleLogs returns the paths of what the guest wrote to its serial console,
 // older first. They may not exist.

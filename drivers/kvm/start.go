@@ -126,8 +126,8 @@ func (d *Driver) prepare(ctx context.Context, m *machine, want *reconcile.Object
 	b := &birth{
 		uid: m.uid, name: want.Name, launch: in.Launch, owner: d.owner, vm: vm,
 		kernel: in.Files["kernel"], initrd: in.Files["initrd"],
-		secret:     func(disk string) string { return d.secretPath(m.uid, disk) },
-		consoleLog: d.consoleLog(m.uid), user: d.cfg.User, diskTimeout: d.diskTimeout(),
+		secret:  func(disk string) string { return d.secretPath(m.uid, disk) },
+		console: d.consolePath(m.uid), consoleLog: d.consoleLog(m.uid), user: d.cfg.User, diskTimeout: d.diskTimeout(),
 		slots: map[string]int{},
 	}
 	if vm.Boot.Kernel != nil && b.kernel == "" || vm.Boot.Initrd != nil && b.initrd == "" {
@@ -322,7 +322,8 @@ func (d *Driver) inspectNew(ctx context.Context, conn *qmp.Conn, rec *record) er
 	return nil
 }
 
-// setUp makes what QEMU inherits: sockets, the lock, taps; and its secrets.
+// setUp makes what QEMU inherits: sockets, the lock, taps; its console, and its
+// secrets.
 func (d *Driver) setUp(ctx context.Context, m *machine, b *birth) (files []*os.File, err error) {
 	lock, err := d.lock(ctx, m.uid)
 	if err != nil {
@@ -333,12 +334,15 @@ func (d *Driver) setUp(ctx context.Context, m *machine, b *birth) (files []*os.F
 		return nil, err
 	}
 	// In the order of the fd constants.
-	for _, path := range []string{d.qmpPath(m.uid), d.rescuePath(m.uid), d.consolePath(m.uid)} {
+	for _, path := range []string{d.qmpPath(m.uid), d.rescuePath(m.uid)} {
 		f, err := listen(path)
 		if err != nil {
 			return files, err
 		}
 		files = append(files, f)
+	}
+	if err := makeConsole(b.console); err != nil {
+		return files, err
 	}
 	for _, n := range b.nics {
 		if n.bridge == "" {

@@ -92,7 +92,7 @@ func TestArgvHoldsNoSecret(t *testing.T) {
 		vm:     &spec.VirtualMachine{CPU: spec.CPU{Sockets: 1, Cores: 1, Threads: 1, Model: "host"}, Memory: spec.Memory{Size: spec.GiB}},
 		slots:  map[string]int{"disk-root": 0},
 		disks:  []disk{{entry: "root", name: "r", grant: claim.Grant{Disk: "d-1", Portal: "p:1", Password: claim.NewSecret("geheim")}}},
-		secret: func(string) string { return "/run/s" }, consoleLog: "/with,comma", diskTimeout: 15,
+		secret: func(string) string { return "/run/s" }, console: "/run/c", consoleLog: "/with,comma", diskTimeout: 15,
 	}
 	argv, err := b.argv()
 	all := strings.Join(argv, " ")
