@@ -120,8 +120,8 @@ func TestRecordFollows(t *testing.T) {
 		"a": {UID: "U", Name: "a"}, "b": {UID: "V", Name: "b"},
 	}}}
 	// a becomes b, and b is to go.
-	if !r.follow(want("b", "U")) {
-		t.Fatal("nothing changed")
+	if r.version() != 1 || !r.follow(want("b", "U")) || r.version() != 2 {
+		t.Fatalf("nothing changed, or its version is %d", r.version())
 	}
 	got := fmt.Sprint(r.Slots, r.Launch.Disks)
 	if got != "map[disk-V:5 disk-b:3 nic-a:7] map[V:{V b disk-b} b:{U a disk-a}]" {

@@ -115,9 +115,23 @@ func (r *record) shutdownTimeout() time.Duration {
 func (r *record) live() bool { return r != nil && r.Launch != nil && !r.Launch.Over }
 
 const (
-	recordSuffix  = ".json"
-	recordVersion = 1
+	recordSuffix = ".json"
+	// recordVersion 2 says that a device may be called otherwise than its entry: a
+	// build that does not know would attach the disk a second time.
+	recordVersion = 2
 )
+
+// version is the lowest that says all of the record.
+func (r *record) version() int {
+	if r.Launch != nil {
+		for _, e := range r.Launch.Disks {
+			if e.Device != "" {
+				return recordVersion
+			}
+		}
+	}
+	return 1
+}
 
 func (d *Driver) file(uid, suffix string) string { return filepath.Join(d.dir, uid+suffix) }
 
@@ -177,7 +191,7 @@ func (d *Driver) recordIf(m *machine, change func(*record) bool) error {
 	if !change(r) {
 		return nil
 	}
-	if err := d.records.WriteJSON(m.uid+recordSuffix, recordVersion, r); err != nil {
+	if err := d.records.WriteJSON(m.uid+recordSuffix, r.version(), r); err != nil {
 		return fmt.Errorf("keep the record: %w", err)
 	}
 	m.rec = r
