@@ -146,6 +146,12 @@ hexadecimal digits are the serial number a guest sees. To rename an object, add
 its old name to the end of ` + "`metadata.movedFrom`" + ` and leave it there for ever. A
 removed name that is used again means the same object; whoever wants a fresh one
 raises ` + "`metadata.incarnation`" + `.
+
+The entries of a machine's disks are known by their names. One without a name of its
+own (` + "`disks: [{disk: web-root}]`" + `) is called as its disk and known by the disk's UID:
+where the disk is renamed, and the entry with it, nothing happens to the guest. An
+entry with a name of its own that gets another one is another entry: its disk is
+detached and attached again.
 `
 
 // Reference is docs/spec.md: what every field means.
