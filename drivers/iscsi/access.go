@@ -137,7 +137,7 @@ func (d *Driver) ClearReservations(ctx context.Context, disk string) ([]string, 
 		return nil, err
 	}
 	defer unlock()
-	_, v, err := d.find(disk)
+	_, v, err := d.find(ctx, disk)
 	if err != nil {
 		return nil, err
 	}

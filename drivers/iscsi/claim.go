@@ -53,7 +53,7 @@ func (d *Driver) acquire(ctx context.Context, disk string, o claim.Owner, g gran
 		return none, err
 	}
 	defer unlock()
-	at, v, err := d.find(disk)
+	at, v, err := d.find(ctx, disk)
 	if err != nil {
 		return none, err
 	}

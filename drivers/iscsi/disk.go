@@ -58,20 +58,20 @@ func refer(o *reconcile.Object, path string) *reconcile.Object {
 // place is a volume with the pool it is in.
 type place struct {
 	record *poolRecord
-	pool   *volume.Pool
+	pool   *pool
 }
 
-func (d *Driver) placeOf(poolUID string) (place, error) {
+func (d *Driver) placeOf(ctx context.Context, poolUID string) (place, error) {
 	r, err := d.poolRecord(poolUID)
 	if err != nil {
 		return place{}, err
 	}
-	p, err := d.openPool(r)
+	p, err := d.openPool(ctx, r)
 	return place{r, p}, err
 }
 
 // find returns a volume that is Ready and whose file is there.
-func (d *Driver) find(disk string) (place, volume.Volume, error) {
+func (d *Driver) find(ctx context.Context, disk string) (place, volume.Volume, error) {
 	var none volume.Volume
 	var r diskRecord
 	if err := d.disks.ReadJSON(disk+".json", recordVersion, &r); err != nil {
@@ -80,11 +80,11 @@ func (d *Driver) find(disk string) (place, volume.Volume, error) {
 		}
 		return place{}, none, err
 	}
-	at, err := d.placeOf(r.Pool)
+	at, err := d.placeOf(ctx, r.Pool)
 	if err != nil {
 		return place{}, none, err
 	}
-	v, err := at.pool.Get(disk)
+	v, err := at.pool.get(ctx, disk)
 	switch {
 	case err != nil:
 		return place{}, none, fmt.Errorf("volume of disk %s: %w", disk, err)
@@ -96,8 +96,8 @@ func (d *Driver) find(disk string) (place, volume.Volume, error) {
 	return at, v, nil
 }
 
-func lost(disk string, p *volume.Pool) error {
-	return fmt.Errorf("the volume file %s is gone", p.Path(disk))
+func lost(disk string, p *pool) error {
+	return fmt.Errorf("the volume file %s is gone", p.path(disk))
 }
 
 // index records where a volume is.
@@ -111,7 +111,7 @@ func (d *Driver) createDisk(ctx context.Context, a *reconcile.Action, in reconci
 	if !ok || pool == nil {
 		return fmt.Errorf("disk %s: its pool is not known", a.Name)
 	}
-	at, err := d.placeOf(pool.UID)
+	at, err := d.placeOf(ctx, pool.UID)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func (d *Driver) createDisk(ctx context.Context, a *reconcile.Action, in reconci
 		return errors.Join(fmt.Errorf("disk %s has a volume in pool %s already", a.Name, known.Pool), err)
 	}
 	defer d.setBusy(a.UID, "its volume is being made")()
-	release, err := d.reserve(at.pool, at.record, a.UID, int64(s.Size))
+	release, err := d.reserve(ctx, at.pool, at.record, a.UID, int64(s.Size))
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func (d *Driver) createDisk(ctx context.Context, a *reconcile.Action, in reconci
 			return d.images.Copy(ctx, want, f, int64(s.Size), in.Progress)
 		}
 	}
-	if err := at.pool.Make(ctx, m, fill); err != nil {
+	if err := at.pool.make(ctx, m, fill); err != nil {
 		return err
 	}
 	if err := d.index(&m); err != nil {
@@ -164,7 +164,7 @@ func (d *Driver) updateDisk(ctx context.Context, a *reconcile.Action) error {
 	if err := d.releaseLeaked(ctx, a); err != nil {
 		return err
 	}
-	at, v, err := d.find(a.UID)
+	at, v, err := d.find(ctx, a.UID)
 	if err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ func (d *Driver) follow(ctx context.Context, a *reconcile.Action, at place, v vo
 			return fmt.Errorf("disk %s cannot shrink: its volume has %d bytes; say spec.size: %s, or more", a.Name, v.Size, spec.Size(reconcile.MiBs(v.Size)))
 		}
 		if int64(s.Size) > v.Size {
-			release, err := d.reserve(at.pool, at.record, a.UID, int64(s.Size))
+			release, err := d.reserve(ctx, at.pool, at.record, a.UID, int64(s.Size))
 			if err != nil {
 				return err
 			}
@@ -194,10 +194,10 @@ func (d *Driver) follow(ctx context.Context, a *reconcile.Action, at place, v vo
 			// The record before the file: a volume is never larger than what is
 			// counted as provisioned.
 			m.Size = int64(s.Size)
-			if err := at.pool.Put(m); err != nil {
+			if err := at.pool.put(ctx, m); err != nil {
 				return err
 			}
-			if err := at.pool.Grow(a.UID, m.Size); err != nil {
+			if err := at.pool.grow(ctx, a.UID, m.Size); err != nil {
 				return err
 			}
 		}
@@ -206,7 +206,7 @@ func (d *Driver) follow(ctx context.Context, a *reconcile.Action, at place, v vo
 	// What would weaken the protection may have to wait while the rest goes on.
 	m.Fields = a.Reached()
 	m.Name, m.Incarnation = a.Want.Name, a.Want.Incarnation
-	if err := at.pool.Put(m); err != nil {
+	if err := at.pool.put(ctx, m); err != nil {
 		return err
 	}
 	if err := d.index(&m); err != nil {
@@ -220,7 +220,7 @@ func (d *Driver) follow(ctx context.Context, a *reconcile.Action, at place, v vo
 
 // growLUN makes the target serve the whole volume.
 func (d *Driver) growLUN(ctx context.Context, at place, disk string) error {
-	v, err := at.pool.Get(disk)
+	v, err := at.pool.get(ctx, disk)
 	if err != nil {
 		return err
 	}
@@ -241,7 +241,7 @@ func (d *Driver) quarantineDisk(ctx context.Context, a *reconcile.Action) error 
 	if err := d.releaseLeaked(ctx, a); err != nil {
 		return err
 	}
-	at, v, err := d.find(a.UID)
+	at, v, err := d.find(ctx, a.UID)
 	if err != nil {
 		return err
 	}
@@ -264,7 +264,7 @@ func (d *Driver) quarantineDisk(ctx context.Context, a *reconcile.Action) error 
 		m.Written = r.Written
 	}
 	m.Quarantine = volume.NewQuarantine(d.cfg.Now().UTC(), retention, up)
-	if err := at.pool.Put(m); err != nil {
+	if err := at.pool.put(ctx, m); err != nil {
 		return err
 	}
 	d.log.Info("disk is in quarantine", "disk", v.Name, "uid", v.UID, "until", m.Quarantine.Until)
@@ -303,7 +303,7 @@ func inUse(name string, a claims.Admission) error {
 
 // restoreDisk brings a disk back from quarantine, if it is declared as it was.
 func (d *Driver) restoreDisk(ctx context.Context, a *reconcile.Action) error {
-	at, v, err := d.find(a.UID)
+	at, v, err := d.find(ctx, a.UID)
 	if err != nil {
 		return err
 	}
@@ -329,7 +329,7 @@ func fieldAt(fields []reconcile.Field, path string) reconcile.Field {
 // purgeDisk removes the data of a disk. The record of the volume decides again
 // that it may, whatever was planned.
 func (d *Driver) purgeDisk(ctx context.Context, disk string) error {
-	at, v, err := d.find(disk)
+	at, v, err := d.find(ctx, disk)
 	if err != nil {
 		return err
 	}
@@ -344,7 +344,7 @@ func (d *Driver) purgeDisk(ctx context.Context, disk string) error {
 		return err
 	}
 	defer d.setBusy(disk, "its volume is being purged")()
-	if err := at.pool.Purge(v.Meta, func() error { return d.forget(disk) }); err != nil {
+	if err := at.pool.purge(ctx, v.Meta, func() error { return d.forget(disk) }); err != nil {
 		return err
 	}
 	d.log.Info("disk is purged", "disk", v.Name, "uid", v.UID)

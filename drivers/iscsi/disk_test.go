@@ -95,11 +95,11 @@ func TestGrowIsSeenInVolumeAndLUN(t *testing.T) {
 	}
 	mustIO(t, g, "write -P 7 15M 1M", "read -P 7 15M 1M")
 	// Behind the target's back, as a crash between the two steps leaves it.
-	at, _, err := w.d.find(uid)
+	at, _, err := w.d.find(w.ctx(), uid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := at.pool.Grow(uid, 24<<20); err != nil {
+	if err := at.pool.grow(w.ctx(), uid, 24<<20); err != nil {
 		t.Fatal(err)
 	}
 	if l := liveDisk(t, w.observe(w.tree(w.poolYAML(""))), "web"); l.Disk.Volume != 24<<20 || l.Disk.LUN != 16<<20 || l.Get("spec.size") != "16Mi" {
@@ -133,7 +133,7 @@ func TestProtectionThatWaitsIsNotRecorded(t *testing.T) {
 	if err := w.apply(a); err != nil {
 		t.Fatal(err)
 	}
-	_, v, err := w.d.find(a.UID)
+	_, v, err := w.d.find(w.ctx(), a.UID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,13 +315,13 @@ func TestAVolumeGrownByHand(t *testing.T) {
 		mustIO(t, g, fmt.Sprintf("write %d 512", int64(has)-512))
 	}
 	// The tree went back before the target had the larger size.
-	at, v, err := w.d.find(uid)
+	at, v, err := w.d.find(w.ctx(), uid)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := v.Meta
 	m.Size += 1 << 20
-	if err := errors.Join(at.pool.Put(m), at.pool.Grow(uid, m.Size)); err != nil {
+	if err := errors.Join(at.pool.put(w.ctx(), m), at.pool.grow(w.ctx(), uid, m.Size)); err != nil {
 		t.Fatal(err)
 	}
 	if a := w.action(size(spec.Size(v.Size).String()), spec.KindDisk, "web"); a.State != reconcile.Blocked {

@@ -65,14 +65,15 @@ type Driver struct {
 	imageDir *durable.Dir // records of images, UID.json
 	locks    locks
 	probes   probes
+	lanes    lanes
 
 	mu       sync.Mutex
-	cluster  string                      // of the last tree observed with
-	iqnBase  string                      // likewise
-	open     map[string]*volume.Pool     // by UID of the pool
-	reserved map[string]map[string]int64 // pool → disk → bytes it is about to have
-	busy     map[string]string           // disks that are being made or purged, and what is done
-	warned   map[string]int              // last warning threshold, by pool
+	cluster  string           // of the last tree observed with
+	iqnBase  string           // likewise
+	open     map[string]*pool // by UID of the pool
+	bookings []*booking
+	busy     map[string]string // disks that are being made or purged, and what is done
+	warned   map[string]int    // last warning threshold, by pool
 }
 
 // New opens the driver's records. It starts nothing.
@@ -88,10 +89,10 @@ func New(cfg Config) (*Driver, error) {
 	}
 	d := &Driver{
 		cfg: cfg, log: cfg.Log,
-		open:     map[string]*volume.Pool{},
-		reserved: map[string]map[string]int64{},
-		busy:     map[string]string{},
-		warned:   map[string]int{},
+		lanes:  lanes{look: lookPatience, write: writePatience},
+		open:   map[string]*pool{},
+		busy:   map[string]string{},
+		warned: map[string]int{},
 	}
 	base := filepath.Join(cfg.StateDir, "storage")
 	if err := os.MkdirAll(base, 0o700); err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"reconciler/drivers/iscsi/claims"
@@ -24,7 +26,7 @@ func (d *Driver) Ensure(ctx context.Context) error {
 			errs, away = append(errs, err), true
 		}
 	}
-	inv, err := d.inventory()
+	inv, err := d.inventory(ctx)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
@@ -34,9 +36,9 @@ func (d *Driver) Ensure(ctx context.Context) error {
 			continue // Observe says so
 		}
 		for j := range p.volumes {
-			errs = append(errs, d.tidy(place{p.record, p.pool}, &p.volumes[j], inv))
+			errs = append(errs, d.tidy(ctx, place{p.record, p.pool}, &p.volumes[j], inv))
 		}
-		errs = append(errs, d.warn(p))
+		d.warn(p)
 	}
 	if away { // to ask it more would only take longer
 		return errors.Join(errs...)
@@ -45,15 +47,49 @@ func (d *Driver) Ensure(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	for _, r := range d.claims.List() {
-		errs = append(errs, d.endDue(ctx, r))
-	}
-	for i := range inv.pools {
-		p := &inv.pools[i]
-		for j := range p.volumes {
-			errs = append(errs, d.repair(ctx, place{p.record, p.pool}, &p.volumes[j], served))
+	return errors.Join(append(errs, d.endAllDue(ctx), d.repairAll(ctx, inv, served))...)
+}
+
+// stepTimeout bounds what one disk may take of Ensure: the target waits for
+// commands that are stuck at a volume. What was begun goes on from there next time.
+const stepTimeout = 5 * time.Second
+
+// endAllDue ends what is due, all at once: what is stuck holds up no other.
+func (d *Driver) endAllDue(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
+	all := d.claims.List()
+	errs := make([]error, len(all))
+	var wg sync.WaitGroup
+	for i, r := range all {
+		if d.due(r) {
+			wg.Go(func() { errs[i] = d.endDue(ctx, r) })
 		}
 	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// repairAll makes the target serve every volume as recorded. A pool in which one
+// takes too long is left until the next time.
+func (d *Driver) repairAll(ctx context.Context, inv *inventory, served map[string]target.Status) error {
+	errs := make([]error, len(inv.pools))
+	var wg sync.WaitGroup
+	for i := range inv.pools {
+		p := &inv.pools[i]
+		wg.Go(func() {
+			for j := range p.volumes {
+				step, cancel := context.WithTimeout(ctx, stepTimeout)
+				errs[i] = errors.Join(errs[i], d.repair(step, place{p.record, p.pool}, &p.volumes[j], served))
+				late := step.Err() != nil
+				cancel()
+				if late {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 	return errors.Join(errs...)
 }
 
@@ -69,7 +105,7 @@ func (d *Driver) start(ctx context.Context) error {
 
 // tidy finishes or takes back what a crash left of a volume, and counts the
 // uptime of a quarantine.
-func (d *Driver) tidy(at place, v *volume.Volume, inv *inventory) error {
+func (d *Driver) tidy(ctx context.Context, at place, v *volume.Volume, inv *inventory) error {
 	_, indexed := inv.disks[v.UID]
 	if v.State == volume.Ready && indexed && v.Quarantine == nil {
 		return nil
@@ -79,7 +115,7 @@ func (d *Driver) tidy(at place, v *volume.Volume, inv *inventory) error {
 		return nil
 	}
 	defer unlock()
-	now, err := at.pool.Get(v.UID)
+	now, err := at.pool.get(ctx, v.UID)
 	if missing(err) {
 		return nil
 	}
@@ -89,9 +125,9 @@ func (d *Driver) tidy(at place, v *volume.Volume, inv *inventory) error {
 	switch now.State {
 	case volume.Creating:
 		d.log.Info("removing an unfinished volume", "disk", now.Name, "uid", now.UID)
-		return at.pool.Discard(now.UID)
+		return at.pool.discard(ctx, now.UID)
 	case volume.Purging:
-		return at.pool.Purge(now.Meta, func() error { return d.forget(now.UID) })
+		return at.pool.purge(ctx, now.Meta, func() error { return d.forget(now.UID) })
 	}
 	if !indexed && !now.Lost {
 		if err := d.index(&now.Meta); err != nil {
@@ -106,20 +142,20 @@ func (d *Driver) tidy(at place, v *volume.Volume, inv *inventory) error {
 		return err
 	}
 	if now.Quarantine.Account(up) {
-		return at.pool.Put(now.Meta)
+		return at.pool.put(ctx, now.Meta)
 	}
 	return nil
 }
 
+// due says whether a release was interrupted or an access is over.
+func (d *Driver) due(r claims.Record) bool {
+	return slices.ContainsFunc(r.Admissions(), func(a claims.Admission) bool {
+		return a.State == claims.Releasing || a.Over(d.cfg.Now())
+	})
+}
+
 // endDue finishes interrupted releases and ends accesses that are over.
 func (d *Driver) endDue(ctx context.Context, r claims.Record) error {
-	due := false
-	for _, a := range r.Admissions() {
-		due = due || a.State == claims.Releasing || a.Over(d.cfg.Now())
-	}
-	if !due {
-		return nil
-	}
 	unlock, free := d.locks.try(r.Disk)
 	if !free {
 		return nil
@@ -160,7 +196,7 @@ func (d *Driver) asRecorded(at place, v *volume.Volume, served map[string]target
 
 // serveOne makes the target follow the record of a volume, as it is now.
 func (d *Driver) serveOne(ctx context.Context, at place, disk string) error {
-	v, err := at.pool.Get(disk)
+	v, err := at.pool.get(ctx, disk)
 	switch {
 	case missing(err):
 		return nil
@@ -176,21 +212,22 @@ func (d *Driver) serveOne(ctx context.Context, at place, disk string) error {
 
 // servePool makes the target follow a pool whose portals changed.
 func (d *Driver) servePool(ctx context.Context, uid string) error {
-	at, err := d.placeOf(uid)
+	at, err := d.placeOf(ctx, uid)
 	if err != nil {
 		return err
 	}
-	volumes, _, _, err := at.pool.List()
+	all, err := at.pool.list(ctx)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for i := range volumes {
-		unlock, err := d.locks.lock(ctx, volumes[i].UID)
+	for i := range all.volumes {
+		disk := all.volumes[i].UID
+		unlock, err := d.locks.lock(ctx, disk)
 		if err != nil {
 			return err
 		}
-		errs = append(errs, d.serveOne(ctx, at, volumes[i].UID))
+		errs = append(errs, d.serveOne(ctx, at, disk))
 		unlock()
 	}
 	return errors.Join(errs...)
@@ -210,16 +247,12 @@ func PoolUse(capacity, allocated, free int64) int {
 }
 
 // warn logs when a pool passes a threshold, either way.
-func (d *Driver) warn(p *poolState) error {
-	free, err := p.pool.Free()
-	if err != nil {
-		return err
-	}
+func (d *Driver) warn(p *poolState) {
 	var allocated int64
 	for i := range p.volumes {
 		allocated += p.volumes[i].Allocated
 	}
-	use, level := PoolUse(p.record.Capacity, allocated, free), 0
+	use, level := PoolUse(p.record.Capacity, allocated, p.free), 0
 	for _, t := range thresholds {
 		if use >= t {
 			level = t
@@ -231,9 +264,8 @@ func (d *Driver) warn(p *poolState) error {
 	d.mu.Unlock()
 	switch {
 	case level > before:
-		d.log.Warn("pool is filling up", "pool", p.record.Name, "used", fmt.Sprintf("%d%%", use), "allocated", allocated, "free", free)
+		d.log.Warn("pool is filling up", "pool", p.record.Name, "used", fmt.Sprintf("%d%%", use), "allocated", allocated, "free", p.free)
 	case level < before:
-		d.log.Info("pool has room again", "pool", p.record.Name, "used", fmt.Sprintf("%d%%", use), "allocated", allocated, "free", free)
+		d.log.Info("pool has room again", "pool", p.record.Name, "used", fmt.Sprintf("%d%%", use), "allocated", allocated, "free", p.free)
 	}
-	return nil
 }

@@ -42,14 +42,14 @@ func baseOf(v *volume.Meta) string {
 
 func exportOf(at place, v *volume.Meta) target.Export {
 	return target.Export{
-		IQN: v.Target, Path: at.pool.Path(v.UID), Serial: spec.Serial(v.UID), UID: v.UID, Portals: at.record.Portals,
+		IQN: v.Target, Path: at.pool.path(v.UID), Serial: spec.Serial(v.UID), UID: v.UID, Portals: at.record.Portals,
 	}
 }
 
 // export makes the target serve a volume to those who are recorded to have it,
 // and to nobody else.
 func (d *Driver) export(ctx context.Context, at place, disk string) error {
-	v, err := at.pool.Get(disk)
+	v, err := at.pool.get(ctx, disk)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"sort"
+	"sync"
 
 	"reconciler/drivers/iscsi/target"
 	"reconciler/drivers/iscsi/volume"
@@ -24,15 +25,13 @@ type inventory struct {
 }
 
 type poolState struct {
-	record  *poolRecord
-	pool    *volume.Pool // nil if err is set
-	err     error        // why it could not be read
-	volumes []volume.Volume
-	strays  []volume.Stray
-	broken  map[string]error // volumes whose record cannot be read, by UID
+	record *poolRecord
+	pool   *pool // nil if err is set
+	err    error // why it could not be read
+	listing
 }
 
-func (d *Driver) inventory() (*inventory, error) {
+func (d *Driver) inventory(ctx context.Context) (*inventory, error) {
 	inv := &inventory{broken: map[string]error{}, disks: map[string]diskRecord{}, unread: map[string]error{}}
 	uids, err := d.pools.Names(".json")
 	if err != nil {
@@ -47,12 +46,18 @@ func (d *Driver) inventory() (*inventory, error) {
 			inv.broken[uid] = err
 			continue
 		}
-		p := poolState{record: r}
-		if p.pool, p.err = d.openPool(r); p.err == nil {
-			p.volumes, p.strays, p.broken, p.err = p.pool.List()
-		}
-		inv.pools = append(inv.pools, p)
+		inv.pools = append(inv.pools, poolState{record: r})
 	}
+	var wg sync.WaitGroup // a pool that is silent holds up no other
+	for i := range inv.pools {
+		p := &inv.pools[i]
+		wg.Go(func() {
+			if p.pool, p.err = d.openPool(ctx, p.record); p.err == nil {
+				p.listing, p.err = p.pool.list(ctx)
+			}
+		})
+	}
+	wg.Wait()
 	// The index is read after the pools: a volume that was purged in between is
 	// then in neither.
 	uids, err = d.disks.Names(".json")
@@ -78,7 +83,7 @@ func (d *Driver) Observe(ctx context.Context, want *reconcile.Desired) (reconcil
 	d.cluster, d.iqnBase = want.Cluster, want.IQNBase
 	d.mu.Unlock()
 	s := reconcile.NewState()
-	inv, err := d.inventory()
+	inv, err := d.inventory(ctx)
 	if err != nil {
 		return s, fmt.Errorf("read the storage records: %w", err)
 	}
@@ -133,7 +138,7 @@ func (o *observation) pool(p *poolState) {
 		o.unknown(spec.KindStoragePool, r.UID, "%v", p.err)
 		return
 	}
-	live := &reconcile.LivePool{}
+	live := &reconcile.LivePool{Free: p.free}
 	for i := range p.volumes {
 		v := &p.volumes[i]
 		live.Provisioned += provisioned(v)
@@ -148,11 +153,6 @@ func (o *observation) pool(p *poolState) {
 	}
 	for _, stray := range p.strays {
 		o.state.Unmanaged = append(o.state.Unmanaged, reconcile.Unmanaged{Kind: "Volume", Name: stray.Path, Reason: stray.Reason})
-	}
-	var err error
-	if live.Free, err = p.pool.Free(); err != nil {
-		o.unknown(spec.KindStoragePool, r.UID, "%v", err)
-		return
 	}
 	l := &reconcile.Live{Pool: live}
 	l.Kind, l.Name, l.UID, l.Incarnation, l.Fields = spec.KindStoragePool, r.Name, r.UID, r.Incarnation, r.Fields
@@ -189,7 +189,7 @@ func (o *observation) disk(p *poolState, v *volume.Volume) {
 		return
 	}
 	if at.Size > v.Size {
-		o.unknown(spec.KindDisk, v.UID, "the volume file %s has %d bytes and is served as %d: it was cut, and what was in the rest is gone; restore it, or raise metadata.incarnation for a fresh disk", p.pool.Path(v.UID), v.Size, at.Size)
+		o.unknown(spec.KindDisk, v.UID, "the volume file %s has %d bytes and is served as %d: it was cut, and what was in the rest is gone; restore it, or raise metadata.incarnation for a fresh disk", p.pool.path(v.UID), v.Size, at.Size)
 		return
 	}
 	rec, err := d.claims.Get(v.UID)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"reconciler/drivers/iscsi/volume"
@@ -54,27 +55,44 @@ func (d *Driver) poolRecord(uid string) (*poolRecord, error) {
 }
 
 // openPool returns a pool that is mounted.
-func (d *Driver) openPool(r *poolRecord) (*volume.Pool, error) {
+func (d *Driver) openPool(ctx context.Context, r *poolRecord) (*pool, error) {
+	return through(ctx, &d.lanes, r.UID, r.Name, d.lanes.look, func() (*pool, error) {
+		d.mu.Lock()
+		p := d.open[r.UID]
+		d.mu.Unlock()
+		var err error
+		if p != nil {
+			if err = p.volumes.Check(); err == nil {
+				return p, nil
+			}
+			// The reserve of the directory is to be looked at again when it is back.
+			d.setOpen(r.UID, nil)
+			return nil, err
+		}
+		v, err := volume.Open(r.Dir, r.UID, r.Cluster)
+		if err != nil {
+			return nil, err
+		}
+		return d.setOpen(r.UID, d.guard(r.UID, r.Name, v)), nil
+	})
+}
+
+func (d *Driver) guard(uid, name string, v *volume.Pool) *pool {
+	if d.cfg.Step != nil {
+		v.Trace(d.cfg.Step)
+	}
+	return &pool{&d.lanes, uid, name, v}
+}
+
+func (d *Driver) setOpen(uid string, p *pool) *pool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if p := d.open[r.UID]; p != nil {
-		err := p.Check()
-		if err == nil {
-			return p, nil
-		}
-		// The reserve of the directory is to be looked at again when it is back.
-		delete(d.open, r.UID)
-		return nil, err
+	if p == nil {
+		delete(d.open, uid)
+	} else {
+		d.open[uid] = p
 	}
-	p, err := volume.Open(r.Dir, r.UID, r.Cluster)
-	if err != nil {
-		return nil, err
-	}
-	if d.cfg.Step != nil {
-		p.Trace(d.cfg.Step)
-	}
-	d.open[r.UID] = p
-	return p, nil
+	return p
 }
 
 // poolDir resolves the path of a pool as the tree says it.
@@ -114,11 +132,11 @@ func (d *Driver) applyPool(ctx context.Context, a *reconcile.Action, _ reconcile
 	var err error
 	switch a.Op {
 	case reconcile.OpCreate, reconcile.OpAdopt:
-		err = d.createPool(a)
+		err = d.createPool(ctx, a)
 	case reconcile.OpUpdate:
 		err = d.updatePool(ctx, a)
 	case reconcile.OpDelete:
-		err = d.deletePool(a)
+		err = d.deletePool(ctx, a)
 	default:
 		err = fmt.Errorf("a pool has no %s", a.Op)
 	}
@@ -128,7 +146,7 @@ func (d *Driver) applyPool(ctx context.Context, a *reconcile.Action, _ reconcile
 // createPool writes the marker first and the record after it: once there is a
 // record, a directory without the marker is a pool that is not mounted, in which
 // nothing is made.
-func (d *Driver) createPool(a *reconcile.Action) error {
+func (d *Driver) createPool(ctx context.Context, a *reconcile.Action) error {
 	s, ok := a.Want.Spec.(*spec.StoragePool)
 	if !ok || s.Volumes.File == nil || s.Target.Embedded == nil {
 		return fmt.Errorf("pool %s: only file volumes on the embedded target are carried out", a.Name)
@@ -139,27 +157,28 @@ func (d *Driver) createPool(a *reconcile.Action) error {
 	if cluster == "" {
 		return errors.New("the cluster is not known before the first observation")
 	}
-	dir, err := d.poolDir(s.Volumes.File.Path)
+	p, err := through(ctx, &d.lanes, a.UID, a.Name, d.lanes.write, func() (*pool, error) {
+		dir, err := d.poolDir(s.Volumes.File.Path)
+		if err != nil {
+			return nil, err
+		}
+		if err := vacant(dir, a.UID); err != nil {
+			return nil, err
+		}
+		v, err := volume.Create(dir, volume.Marker{UID: a.UID, Cluster: cluster, Name: a.Name})
+		if err != nil {
+			return nil, err
+		}
+		return d.guard(a.UID, a.Name, v), nil
+	})
 	if err != nil {
 		return err
 	}
-	if err := vacant(dir, a.UID); err != nil {
-		return err
-	}
-	p, err := volume.Create(dir, volume.Marker{UID: a.UID, Cluster: cluster, Name: a.Name})
-	if err != nil {
-		return err
-	}
-	if d.cfg.Step != nil {
-		p.Trace(d.cfg.Step)
-	}
-	r := poolRecord{UID: a.UID, Cluster: cluster, Dir: dir}
+	r := poolRecord{UID: a.UID, Cluster: cluster, Dir: p.volumes.Dir()}
 	if err := d.putPool(r, a); err != nil {
 		return err
 	}
-	d.mu.Lock()
-	d.open[a.UID] = p
-	d.mu.Unlock()
+	d.setOpen(a.UID, p)
 	return nil
 }
 
@@ -222,7 +241,7 @@ func (d *Driver) updatePool(ctx context.Context, a *reconcile.Action) error {
 	return d.servePool(ctx, a.UID)
 }
 
-func (d *Driver) deletePool(a *reconcile.Action) error {
+func (d *Driver) deletePool(ctx context.Context, a *reconcile.Action) error {
 	r, err := d.poolRecord(a.UID)
 	if missing(err) {
 		return nil
@@ -230,15 +249,15 @@ func (d *Driver) deletePool(a *reconcile.Action) error {
 	if err != nil {
 		return err
 	}
-	p, err := d.openPool(r)
+	p, err := d.openPool(ctx, r)
 	if err != nil {
 		return err
 	}
-	volumes, _, broken, err := p.List()
+	all, err := p.list(ctx)
 	if err != nil {
 		return err
 	}
-	if n := len(volumes) + len(broken); n > 0 {
+	if n := len(all.volumes) + len(all.broken); n > 0 {
 		return fmt.Errorf("pool %s holds %d volumes, quarantine counted", r.Name, n)
 	}
 	// The record first: without it the marker alone makes no pool, and a crash
@@ -246,10 +265,8 @@ func (d *Driver) deletePool(a *reconcile.Action) error {
 	if err := d.pools.Remove(a.UID + ".json"); err != nil {
 		return err
 	}
-	d.mu.Lock()
-	delete(d.open, a.UID)
-	d.mu.Unlock()
-	return p.Destroy()
+	d.setOpen(a.UID, nil)
+	return p.change(ctx, "", p.volumes.Destroy)
 }
 
 // CapacityError says that a pool's limit does not allow a disk.
@@ -262,40 +279,50 @@ func (e *CapacityError) Error() string {
 	return fmt.Sprintf("pool %s would hold %s of %s, quarantine counted", e.Pool, spec.Size(e.Wanted), spec.Size(e.Have))
 }
 
+// booking is what a disk is about to have.
+type booking struct {
+	pool, disk string
+	size       int64
+}
+
 // reserve books size bytes for a disk, so that two disks made at once are both
-// counted. release ends the booking, when the volume itself is counted.
-func (d *Driver) reserve(p *volume.Pool, r *poolRecord, disk string, size int64) (release func(), err error) {
+// counted. release ends the booking, when the volume itself is counted. Of two
+// bookings, the earlier counts for the later one.
+func (d *Driver) reserve(ctx context.Context, p *pool, r *poolRecord, disk string, size int64) (release func(), err error) {
+	mine := &booking{r.UID, disk, size}
+	earlier := map[string]int64{}
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	volumes, _, _, err := p.List()
+	for _, b := range d.bookings {
+		if b.pool == r.UID && b.disk != disk {
+			earlier[b.disk] = b.size
+		}
+	}
+	d.bookings = append(d.bookings, mine)
+	d.mu.Unlock()
+	release = func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.bookings = slices.DeleteFunc(d.bookings, func(b *booking) bool { return b == mine })
+	}
+	all, err := p.list(ctx)
 	if err != nil {
+		release()
 		return nil, err
 	}
-	booked := d.reserved[r.UID]
 	total := size
-	for i := range volumes {
-		if v := &volumes[i]; v.UID != disk && booked[v.UID] == 0 {
+	for i := range all.volumes {
+		if v := &all.volumes[i]; v.UID != disk && earlier[v.UID] == 0 {
 			total += provisioned(v)
 		}
 	}
-	for other, n := range booked {
-		if other != disk {
-			total += n
-		}
+	for _, n := range earlier {
+		total += n
 	}
 	if total > r.limit() {
+		release()
 		return nil, &CapacityError{r.Name, total, r.limit()}
 	}
-	if booked == nil {
-		booked = map[string]int64{}
-		d.reserved[r.UID] = booked
-	}
-	booked[disk] = size
-	return func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		delete(booked, disk)
-	}, nil
+	return release, nil
 }
 
 func provisioned(v *volume.Volume) int64 { return max(v.Meta.Size, v.Size) }

@@ -155,7 +155,7 @@ func TestPoolPaths(t *testing.T) {
 		if (err == nil) != ok {
 			t.Errorf("%s: %v", path, err)
 		}
-		if err := w.d.deletePool(&reconcile.Action{UID: o.UID}); err != nil {
+		if err := w.d.deletePool(w.ctx(), &reconcile.Action{UID: o.UID}); err != nil {
 			t.Errorf("%s: delete: %v", path, err)
 		}
 	}
@@ -171,7 +171,7 @@ func TestAPoolWithVolumesIsNotDeleted(t *testing.T) {
 	w := newWorld(t)
 	w.converge(w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi")))
 	w.converge(w.tree(w.poolYAML("")))
-	if err := w.d.deletePool(&reconcile.Action{UID: poolKey().UID}); err == nil || !strings.Contains(err.Error(), "1 volumes") {
+	if err := w.d.deletePool(w.ctx(), &reconcile.Action{UID: poolKey().UID}); err == nil || !strings.Contains(err.Error(), "1 volumes") {
 		t.Errorf("with a volume in quarantine: %v", err)
 	}
 	if s := w.observe(w.tree(w.poolYAML(""))); s.Objects[poolKey()] == nil {

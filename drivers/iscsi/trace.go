@@ -3,7 +3,6 @@ package iscsi
 import (
 	"context"
 	"fmt"
-	"os"
 	"time"
 )
 
@@ -16,13 +15,13 @@ type Trace struct {
 // Traces are who is logged in to a disk right now, and when its volume was last
 // written. It is for people: what cannot be found out is left out.
 func (d *Driver) Traces(disk string) []Trace {
-	at, v, err := d.find(disk)
+	_, v, err := d.find(context.Background(), disk)
 	if err != nil {
 		return nil
 	}
 	var list []Trace
-	if info, err := os.Stat(at.pool.Path(disk)); err == nil {
-		list = append(list, Trace{info.ModTime(), "the volume was last written"})
+	if !v.Modified.IsZero() {
+		list = append(list, Trace{v.Modified, "the volume was last written"})
 	}
 	served, err := d.served(context.Background())
 	if err != nil {

@@ -17,7 +17,7 @@ func (d *Driver) Undelete(ctx context.Context, disk string) (*spec.Object, error
 		return nil, err
 	}
 	defer unlock()
-	at, v, err := d.find(disk)
+	at, v, err := d.find(ctx, disk)
 	if err != nil {
 		return nil, err
 	}
@@ -29,7 +29,7 @@ func (d *Driver) Undelete(ctx context.Context, disk string) (*spec.Object, error
 		return nil, err
 	}
 	v.Quarantine.Keep()
-	if err := at.pool.Put(v.Meta); err != nil {
+	if err := at.pool.put(ctx, v.Meta); err != nil {
 		return nil, err
 	}
 	d.log.Info("disk is kept in quarantine without a deadline", "disk", v.Name, "uid", v.UID)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -159,6 +160,7 @@ type Volume struct {
 	Meta
 	Size      int64 // of the file, in bytes
 	Allocated int64 // bytes
+	Modified  time.Time
 	// Lost says that the record is there and the file is not.
 	Lost bool
 }
@@ -236,7 +238,7 @@ func (p *Pool) Get(uid string) (Volume, error) {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return v, fmt.Errorf("%s is not a regular file", p.Path(uid))
 	default:
-		v.Size, v.Allocated = st.Size, st.Blocks*512
+		v.Size, v.Allocated, v.Modified = st.Size, st.Blocks*512, time.Unix(st.Mtim.Unix())
 	}
 	return v, nil
 }
