@@ -77,6 +77,8 @@ type Agent struct {
 	slots        chan struct{} // actions that run
 	interruption chan struct{} // the one that stops a machine
 
+	disks, machines observer
+
 	// pass is held while the world is observed to be changed, or is changed.
 	pass sync.Mutex
 

@@ -112,33 +112,30 @@ func (a *Agent) withRestarts(want *reconcile.Desired) *reconcile.Desired {
 // observe asks both drivers. A driver that fails leaves its kinds incomplete;
 // that is no reason to stop, and nothing is taken for absent.
 func (a *Agent) observe(ctx context.Context, want *reconcile.Desired) (reconcile.State, error) {
+	parent := ctx
 	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
 	defer cancel()
-	type result struct {
-		state reconcile.State
-		err   error
-	}
-	storage := make(chan result, 1)
+	disks := make(chan sight, 1)
 	go func() {
-		s, err := a.cfg.Storage.Observe(ctx, want)
-		storage <- result{s, err}
+		s, err := a.disks.observe(ctx, "disks", a.cfg.Storage, want)
+		disks <- sight{s, err}
 	}()
-	vms, vmErr := a.cfg.Hypervisor.Observe(ctx, want)
-	disks := <-storage
+	vms, vmErr := a.machines.observe(ctx, "machines", a.cfg.Hypervisor, want)
+	storage := <-disks
 	have := reconcile.NewState()
 	if vmErr == nil {
 		have.Merge(vms)
 	}
-	if disks.err == nil {
-		have.Merge(disks.state)
+	if storage.err == nil {
+		have.Merge(storage.state)
 	}
-	if vmErr != nil && disks.err != nil {
-		return have, fmt.Errorf("observe: %w", errors.Join(vmErr, disks.err))
+	if vmErr != nil && storage.err != nil {
+		return have, errors.Join(vmErr, storage.err)
 	}
-	if err := errors.Join(vmErr, disks.err); err != nil {
+	if err := errors.Join(vmErr, storage.err); err != nil {
 		a.log.Warn("observation incomplete", "error", err)
 	}
-	return have, ctx.Err()
+	return have, parent.Err()
 }
 
 const observeTimeout = time.Minute

@@ -23,7 +23,7 @@ func (a *Agent) Status(context.Context) (api.Status, error) {
 	if h.Host == "" {
 		h = a.hostStatus(nil, nil, a.cfg.Now())
 	}
-	return h, nil
+	return a.aged(h), nil
 }
 
 // Objects are the objects as of the last pass.

@@ -25,6 +25,7 @@ const (
 	Stalled     = "Stalled"
 	True        = "True"
 	False       = "False"
+	Unknown     = "Unknown"
 )
 
 // Sync and health of an object.

@@ -56,6 +56,13 @@ func windowText(w api.Window) string {
 	return fmt.Sprintf("%s opens %s (for impact %s and more)", w.Name, clock(w.Opens), w.Impact)
 }
 
+func observedAt(at, now time.Time) string {
+	if at.IsZero() {
+		return ""
+	}
+	return when(at) + " (" + age(at, now) + " ago)"
+}
+
 func printStatus(w io.Writer, st api.Status, now time.Time) error {
 	branch := st.Branch
 	if branch != "" {
@@ -67,7 +74,7 @@ func printStatus(w io.Writer, st api.Status, now time.Time) error {
 		{"attempted", st.LastAttemptedRevision},
 		{"applied", st.LastAppliedRevision},
 		{"agent", fmt.Sprintf("version %s, pid %d", st.Version, st.PID)},
-		{"observed", when(st.ObservedAt)},
+		{"observed", observedAt(st.ObservedAt, now)},
 		{"objects", fmt.Sprintf("%d synced, %d out of sync (%d waiting, %d held, %d blocked), %d unmanaged",
 			st.Summary.Synced, st.Summary.OutOfSync, st.Summary.Waiting, st.Summary.Held, st.Summary.Blocked, st.Summary.Unmanaged)},
 	} {

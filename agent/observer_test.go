@@ -1,0 +1,89 @@
+package agent
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"reconciler/reconcile"
+	"reconciler/spec"
+	"reconciler/status"
+)
+
+// stuck is a storage whose look at the disks does not come back, whatever its
+// deadline.
+type stuck struct {
+	simStorage
+	asked  *int
+	answer chan struct{}
+}
+
+func (d stuck) Observe(ctx context.Context, want *reconcile.Desired) (reconcile.State, error) {
+	*d.asked++
+	<-d.answer
+	return d.simStorage.Observe(ctx, want)
+}
+
+// A driver that does not answer is asked once, and the other's objects go on.
+func TestADriverThatDoesNotAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked, answer := 0, make(chan struct{})
+		s := newSim(t, nil)
+		s.cfg.Storage = stuck{simStorage{s: s}, &asked, answer}
+		s.restart()
+		s.commit(map[string]string{"vm.yaml": simVM("web", ", memory: {size: 64Mi}")})
+		for i := range 3 {
+			began := time.Now()
+			p := s.mustPass()
+			if took := time.Since(began); i > 0 && took > time.Second || took > observeTimeout+time.Second {
+				t.Errorf("pass %d took %s", i, took)
+			}
+			if a := actionOf(t, p, "VirtualMachine/web"); i > 0 && a.Op != reconcile.OpUnchanged {
+				t.Errorf("the machine: %s %s, %s", a.Op, a.State, a.Reason)
+			}
+		}
+		if asked != 1 {
+			t.Errorf("it was asked %d times", asked)
+		}
+		close(answer)
+		synctest.Wait()
+		s.mustPass()
+		if asked == 1 || s.live(spec.KindStoragePool, "fast") == nil {
+			t.Errorf("it answers again, and was asked %d times", asked)
+		}
+	})
+}
+
+// A status that no pass has made anew says how old it is, and not that all is well.
+func TestStatusAges(t *testing.T) {
+	s := newSim(t, func(c *Config) { c.Interval = time.Minute })
+	s.commit(map[string]string{"vm.yaml": simVM("web", ", memory: {size: 64Mi}")})
+	s.mustPass()
+	ready := func() status.Condition {
+		h, err := s.agent.Status(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range h.Conditions {
+			if c.Type == status.Ready {
+				return c
+			}
+		}
+		t.Fatalf("no %s in %+v", status.Ready, h.Conditions)
+		panic("unreachable")
+	}
+	s.sleep(2 * time.Minute)
+	if c := ready(); c.Status == status.Unknown {
+		t.Errorf("after two intervals: %+v", c)
+	}
+	s.sleep(time.Second)
+	if c := ready(); c.Status != status.Unknown || !strings.Contains(c.Message, "2m1s") {
+		t.Errorf("beyond: %+v", c)
+	}
+	s.mustPass()
+	if c := ready(); c.Status == status.Unknown {
+		t.Errorf("after a pass: %+v", c)
+	}
+}
