@@ -164,8 +164,9 @@ func newStorage(c config.Config, guests *kvm.User, log *slog.Logger) (*storage, 
 	client := target.NewClient(process.RunDir)
 	driver, err := iscsi.New(iscsi.Config{
 		StateDir: c.StateDir, ImageDir: c.ImageDir, AllowedRoots: c.Allowed.Roots, Host: c.Host, Log: log,
-		Target: client,
-		Start:  func(ctx context.Context) error { return target.Ensure(ctx, process) },
+		DiscoveryCHAP: c.ISCSI.Discovery == "chap",
+		Target:        client,
+		Start:         func(ctx context.Context) error { return target.Ensure(ctx, process) },
 		Images: func(i *image.Config) {
 			i.MaxBytes = int64(largest)
 			if guests != nil {

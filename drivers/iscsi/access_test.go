@@ -292,3 +292,29 @@ func TestReservationsAreNamed(t *testing.T) {
 		t.Error("of a disk that is not there")
 	}
 }
+
+// What the host's configuration says of discovery is in force when the agent starts.
+func TestDiscoveryFollowsTheConfiguration(t *testing.T) {
+	w := newWorld(t)
+	w.converge(w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi")))
+	g := mustClaim(t, w, uidOf(spec.KindDisk, "web"), owner("launch-1"))
+	list := func() error { return exec.Command("iscsi-ls", "-i", g.Initiator, "iscsi://"+g.Portal).Run() }
+	if err := list(); err != nil {
+		t.Errorf("discovery by name: %v", err)
+	}
+	for _, chap := range []bool{true, false} {
+		cfg := w.config()
+		cfg.DiscoveryCHAP = chap
+		var err error
+		if w.d, err = New(cfg); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.d.Ensure(w.ctx()); err != nil {
+			t.Fatal(err)
+		}
+		if err := list(); (err != nil) != chap {
+			t.Errorf("discovery by name, with CHAP asked for %v: %v", chap, err)
+		}
+		mustIO(t, g, "read 0 64k")
+	}
+}

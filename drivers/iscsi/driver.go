@@ -43,7 +43,9 @@ type Config struct {
 	// AllowedRoots are the directories below which a pool's absolute path may be.
 	AllowedRoots []string
 	Host         string // name of this host, for the owners of accesses
-	Target       Target
+	// DiscoveryCHAP has initiators that list targets prove who they are.
+	DiscoveryCHAP bool
+	Target        Target
 	// Start makes the target's process run, if it does not; nil where that is
 	// somebody else's matter.
 	Start  func(ctx context.Context) error

@@ -191,7 +191,7 @@ func (d *Driver) asRecorded(at place, v *volume.Volume, served map[string]target
 		return !exported
 	}
 	r, err := d.claims.Get(v.UID)
-	return err != nil || exported && upToDate(s, exportOf(at, &v.Meta), accessOf(r))
+	return err != nil || exported && upToDate(s, d.exportOf(at, &v.Meta), accessOf(r))
 }
 
 // serveOne makes the target follow the record of a volume, as it is now.

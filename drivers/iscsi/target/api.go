@@ -23,6 +23,8 @@ type Export struct {
 	UID      string   `json:"uid,omitempty"`    // the disk's UID; the caller's matter
 	Portals  []string `json:"portals"`          // ADDRESS:PORT, as initiators reach it
 	ReadOnly bool     `json:"readOnly,omitempty"`
+	// DiscoveryCHAP has those who list the targets of its portals prove who they are.
+	DiscoveryCHAP bool `json:"discoveryCHAP,omitempty"`
 }
 
 // Access admits initiators to an export. Grants of one export are told apart by

@@ -130,6 +130,51 @@ func TestDiscovery(t *testing.T) {
 	}
 }
 
+// Where discovery authenticates, names alone show nothing, known or not.
+func TestDiscoveryWithCHAP(t *testing.T) {
+	b := newBed(t, nil)
+	e := b.export()
+	e.DiscoveryCHAP = true
+	if err := b.client.Put(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	b.grant(
+		Access{Epoch: 1, Initiators: []string{name(1)}, User: "alice", Password: secret("correct horse")},
+		Access{Epoch: 2, Initiators: []string{name(2)}, ReadOnly: true},
+	)
+	try := func(n, user, password string) (*ini, uint16) {
+		i := dial(t, b.portal)
+		_ = i.tryLogin(loginArgs{portal: b.portal, name: n, user: user, password: password, discovery: true})
+		return i, i.status
+	}
+	for _, c := range []struct{ name, user, password string }{
+		{name(1), "", ""}, {name(2), "", ""}, {name(3), "", ""},
+		{name(1), "alice", "wrong"}, {name(2), "alice", "correct horse"}, {name(3), "alice", "correct horse"},
+	} {
+		if _, status := try(c.name, c.user, c.password); status != pdu.LoginAuthFailed {
+			t.Errorf("%+v: status %#04x", c, status)
+		}
+	}
+	i, status := try(name(1), "alice", "correct horse")
+	if status != 0 || !strings.HasPrefix(i.sendTargets(), "TargetName="+testIQN) {
+		t.Errorf("with CHAP: status %#04x", status)
+	}
+	// It is remembered, and can be taken back.
+	if err := b.stop(); err != nil {
+		t.Fatal(err)
+	}
+	b.client, b.stop = serveTest(t, b.dir, nil)
+	if _, status := try(name(1), "", ""); status != pdu.LoginAuthFailed {
+		t.Errorf("after a restart: status %#04x", status)
+	}
+	if err := b.client.Put(t.Context(), b.export()); err != nil {
+		t.Fatal(err)
+	}
+	if _, status := try(name(1), "", ""); status != 0 {
+		t.Errorf("without it again: status %#04x", status)
+	}
+}
+
 func (i *ini) sendTargets() string {
 	i.t.Helper()
 	h := i.header(pdu.OpTextRequest|pdu.Immediate, pdu.Final)
