@@ -94,6 +94,7 @@ type Agent struct {
 	tenancy   tenancy
 	failures  map[reconcile.Key]*failure
 	running   map[reconcile.Key]*task
+	unwritten []*task         // that ended, and whose results are not in the records yet
 	plan      *reconcile.Plan // of the last pass
 	have      reconcile.State
 	objects   []status.Object
@@ -254,31 +255,42 @@ func (a *Agent) advance(ctx context.Context) error {
 func (a *Agent) settleRevision(rev Revision, set *spec.Set, err error, seen bool) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	before := a.mem.Refused
-	changed := !seen || err == nil && a.mem.Good != rev.Hash
-	a.mem.LastAttempted, a.mem.Refused = rev.Hash, ""
+	refused := ""
 	if err != nil {
-		a.mem.Refused = err.Error()
-	} else {
-		a.track(rev.Hash, set)
-		a.set, a.mem.Good, a.mem.Witnessed = set, rev.Hash, ""
+		refused = err.Error()
+	}
+	if seen && refused == a.mem.Refused && (err != nil || a.mem.Good == rev.Hash) {
+		if err == nil {
+			a.set = set
+		}
+		return err
+	}
+	work := err == nil && a.concerns(rev.Hash, set)
+	serr := a.keep(func(m *memory) {
+		m.LastAttempted, m.Refused = rev.Hash, refused
+		if err != nil {
+			return
+		}
+		if work {
+			m.Tracked = rev.Hash
+		}
+		m.Good, m.Witnessed = rev.Hash, ""
 		// An acceptance is for once: to go back to the revision later on is
 		// another rewrite.
-		a.mem.Accepted = slices.DeleteFunc(a.mem.Accepted, func(h string) bool { return h == rev.Hash })
-		a.mem.Cluster = set.ClusterID()
-		a.mem.IQNBase = set.Cluster().Spec.(*spec.Cluster).IQNBase
+		m.Accepted = slices.DeleteFunc(m.Accepted, func(h string) bool { return h == rev.Hash })
+		m.Cluster = set.ClusterID()
+		m.IQNBase = set.Cluster().Spec.(*spec.Cluster).IQNBase
+	})
+	if serr != nil {
+		return errors.Join(err, serr)
 	}
-	if changed || before != a.mem.Refused {
-		if serr := a.store.save(stateFile, a.mem); serr != nil {
-			return errors.Join(err, serr)
-		}
-		if err != nil {
-			a.events.warn("", "RevisionRefused", fmt.Sprintf("%s stays in force, %s is refused: %v", short(a.mem.Good), short(rev.Hash), err))
-		} else {
-			a.events.normal("", "Revision", fmt.Sprintf("%s %s", short(rev.Hash), rev.Subject))
-		}
+	if err != nil {
+		a.events.warn("", "RevisionRefused", fmt.Sprintf("%s stays in force, %s is refused: %v", short(a.mem.Good), short(rev.Hash), err))
+		return err
 	}
-	return err
+	a.set = set
+	a.events.normal("", "Revision", fmt.Sprintf("%s %s", short(rev.Hash), rev.Subject))
+	return nil
 }
 
 func short(hash string) string {

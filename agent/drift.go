@@ -166,13 +166,12 @@ func (a *Agent) reverts(want *reconcile.Desired) map[reconcile.Key]bool {
 	return keys
 }
 
-// reverted forgets the requests that are fulfilled or too old, and says whether
-// there were any. a.mu is held.
-func (a *Agent) reverted(plan *reconcile.Plan) bool {
+// reverted lists the requests that are fulfilled or too old. a.mu is held.
+func (a *Agent) reverted(plan *reconcile.Plan) (uids []string) {
 	if len(a.mem.Reverts) == 0 {
-		return false
+		return nil
 	}
-	now, n := a.cfg.Now(), len(a.mem.Reverts)
+	now := a.cfg.Now()
 	open := map[string]bool{}
 	for i := range plan.Actions {
 		act := &plan.Actions[i]
@@ -180,8 +179,8 @@ func (a *Agent) reverted(plan *reconcile.Plan) bool {
 	}
 	for uid, r := range a.mem.Reverts {
 		if !open[uid] || !now.Before(r.Until) {
-			delete(a.mem.Reverts, uid)
+			uids = append(uids, uid)
 		}
 	}
-	return len(a.mem.Reverts) < n
+	return uids
 }

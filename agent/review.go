@@ -452,10 +452,14 @@ func (a *Agent) takeOverrides(files map[string][]byte, plan *reconcile.Plan) boo
 		if a.allowed(l.ID, l.Until) {
 			continue
 		}
-		a.mem.Allowances = slices.DeleteFunc(a.mem.Allowances, func(l policy.Allowance) bool { return !now.Before(l.Until) })
-		a.mem.Allowances = append(a.mem.Allowances, l)
-		if err := a.store.save(stateFile, a.mem); err != nil {
-			a.log.Error("an override could not be written down", "error", err)
+		err = a.keep(func(m *memory) {
+			m.Allowances = slices.DeleteFunc(m.Allowances, func(l policy.Allowance) bool { return !now.Before(l.Until) })
+			m.Allowances = append(m.Allowances, l)
+		})
+		if err != nil {
+			a.log.Error("an override could not be written down; it is looked for again", "error", err)
+			a.review.looked = time.Time{}
+			continue
 		}
 		found = true
 		a.events.audit("", "Overridden", fmt.Sprintf("%s until %s: %s", l.ID, l.Until.Format(time.RFC3339), l.Reason), signerName(signer))
@@ -501,11 +505,21 @@ func (a *Agent) settleReview(plan *reconcile.Plan, have reconcile.State, looked 
 	}
 	n := len(r.Plans)
 	r.Plans = slices.DeleteFunc(r.Plans, over)
-	if len(r.Plans) == n && !r.dirty {
+	r.dirty = r.dirty || len(r.Plans) < n
+	return a.keepReview()
+}
+
+// keepReview writes down what is known of approvals, if that changed. Nothing
+// runs that counts on it before that. a.mu is held.
+func (a *Agent) keepReview() error {
+	if !a.review.dirty {
 		return nil
 	}
-	r.dirty = false
-	return a.store.save(reviewFile, r.reviewMemory)
+	if err := a.store.save(reviewFile, a.review.reviewMemory); err != nil {
+		return err
+	}
+	a.review.dirty = false
+	return nil
 }
 
 // allSeen says that the plan shows all that the commit asks for: an object that

@@ -25,6 +25,7 @@ import (
 type sim struct {
 	t     *testing.T
 	dir   string
+	named string // the cluster, for what must come out the same twice
 	cfg   Config // for the next agent
 	agent *Agent
 	log   *strings.Builder
@@ -99,6 +100,9 @@ func (s *sim) sleep(d time.Duration) {
 
 // cluster is a name that no other test has, in whatever process it runs.
 func (s *sim) cluster() string {
+	if s.named != "" {
+		return s.named
+	}
 	return fmt.Sprintf("demo-%x", sha256.Sum256([]byte(s.dir)))[:20]
 }
 

@@ -48,14 +48,6 @@ func (a *Agent) Events(ctx context.Context, after uint64, follow bool) ([]api.Ev
 	return a.events.after(ctx, after, follow)
 }
 
-// remember changes what the agent must remember, and saves it.
-func (a *Agent) remember(change func(*memory)) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	change(&a.mem)
-	return a.store.save(stateFile, a.mem)
-}
-
 // find looks an object up by kind and name, in the tree or among what is here.
 func (a *Agent) find(kind spec.Kind, name string) (reconcile.Key, error) {
 	a.mu.Lock()
