@@ -175,7 +175,7 @@ func New(cfg Config) (*Agent, error) {
 	if a.mem.Restarts == nil {
 		a.mem.Restarts = map[string]reconcile.Restart{}
 	}
-	if a.events, err = openJournal(filepath.Join(cfg.StateDir, "agent", "events.jsonl"), cfg.Now); err != nil {
+	if a.events, err = openJournal(dir.Path(), cfg.Now); err != nil {
 		return nil, err
 	}
 	if a.proposer, err = newProposer(cfg, a.store, a.log, a.events); err != nil {
@@ -217,7 +217,7 @@ type refusal struct {
 // fetchFailed is the reason while the repository cannot be reached.
 const fetchFailed = "FetchFailed"
 
-func (r *refusal) Error() string { return r.message }
+func (r *refusal) Error() string { return bounded(r.message) }
 
 // advance fetches, and brings the newest revision into force if it may be.
 // Whatever goes wrong, the last good one stays.

@@ -262,7 +262,7 @@ func (a *Agent) fail(k reconcile.Key, t *task) {
 	wait := min(firstRetry<<min(f.count-1, 16), lastRetry)
 	wait += time.Duration(rand.Int64N(int64(wait)/4 + 1))
 	f.next = a.cfg.Now().Add(wait)
-	if message := t.err.Error(); message != f.message {
+	if message := bounded(t.err.Error()); message != f.message {
 		f.message = message
 		a.events.failed(t.action, t.revision, fmt.Sprintf("%s: %s", t.action.Op, message))
 	}

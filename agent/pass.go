@@ -389,11 +389,11 @@ func (a *Agent) hostStatus(plan *reconcile.Plan, revErr error, now time.Time) st
 	if errors.As(revErr, &unwritten) {
 		stalled.Status, stalled.Reason, stalled.Message = status.True, "RecordsNotWritten", unwritten.Error()+" (nothing is begun until it can)"
 	} else if errors.As(revErr, &r) {
-		stalled.Status, stalled.Reason, stalled.Message = status.True, r.reason, r.message
+		stalled.Status, stalled.Reason, stalled.Message = status.True, r.reason, r.Error()
 	} else if a.mem.Refused != "" {
 		stalled.Status, stalled.Reason, stalled.Message = status.True, "Refused", a.mem.Refused
 	} else if revErr != nil {
-		stalled.Status, stalled.Reason, stalled.Message = status.True, "Failed", revErr.Error()
+		stalled.Status, stalled.Reason, stalled.Message = status.True, "Failed", bounded(revErr.Error())
 	}
 	if stalled.Status == status.True {
 		ready.Status, ready.Reason, ready.Message = status.False, stalled.Reason, stalled.Message
