@@ -7,14 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
+	"reconciler/deadline"
 	"reconciler/internal/durable"
+	"reconciler/internal/uptime"
 	"reconciler/policy"
 	"reconciler/reconcile"
 	"reconciler/spec"
@@ -58,6 +58,8 @@ type Config struct {
 	Version  string
 	Log      *slog.Logger
 	Now      func() time.Time // default time.Now
+	// Uptime is the monotonic clock of this boot; default the kernel's.
+	Uptime func() time.Duration
 }
 
 // Agent reconciles one host.
@@ -65,7 +67,7 @@ type Agent struct {
 	cfg      Config
 	log      *slog.Logger
 	store    store
-	bootID   string
+	bootID   string     // so that a launch before a reboot is known to be gone
 	hostKey  *trust.Key // signs what it writes
 	events   *journal
 	teller   *teller       // nil without a forge
@@ -141,6 +143,9 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Uptime == nil {
+		cfg.Uptime = uptime.Up
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -153,7 +158,7 @@ func New(cfg Config) (*Agent, error) {
 		failures: map[reconcile.Key]*failure{}, running: map[reconcile.Key]*task{}, have: reconcile.NewState(),
 		slots: make(chan struct{}, cfg.Parallel), interruption: make(chan struct{}, 1),
 	}
-	if a.bootID, err = bootID(); err != nil {
+	if a.bootID, err = uptime.Boot(); err != nil {
 		return nil, err
 	}
 	if err := a.openKey(); err != nil {
@@ -187,10 +192,9 @@ func New(cfg Config) (*Agent, error) {
 	return a, err
 }
 
-// bootID is the kernel's, so that a launch before a reboot is known to be gone.
-func bootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(b)), err
+// clock is what deadlines are held against.
+func (a *Agent) clock() deadline.Clock {
+	return deadline.Clock{Now: a.cfg.Now(), BootID: a.bootID, Up: a.cfg.Uptime()}
 }
 
 // boot brings the last good revision into force, without the network.

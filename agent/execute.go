@@ -134,7 +134,7 @@ func (a *Agent) begin(run map[reconcile.Key]*task) error {
 		return err
 	}
 	if len(charges) > 0 {
-		if err := a.keep(func(m *memory) { m.Ledger = m.Ledger.With(now, charges) }); err != nil {
+		if err := a.keep(func(m *memory) { m.Ledger = m.Ledger.With(a.clock(), charges) }); err != nil {
 			return err
 		}
 	}
@@ -226,7 +226,9 @@ func (a *Agent) writeDown() error {
 		err := a.keep(func(m *memory) {
 			for _, t := range of {
 				if t.restart == nil { // it never began
-					m.Ledger = slices.DeleteFunc(m.Ledger, func(c policy.Charge) bool { return c == *t.charge })
+					m.Ledger = slices.DeleteFunc(m.Ledger, func(c policy.Charge) bool {
+						return c.At.Equal(t.charge.At) && c.UID == t.charge.UID && c.Made == t.charge.Made
+					})
 				} else if m.Restarts[t.action.UID] == *t.restart {
 					delete(m.Restarts, t.action.UID)
 				}

@@ -191,10 +191,10 @@ func (a *Agent) decide(want *reconcile.Desired, have reconcile.State) *reconcile
 // restraints are what policy is to go by; contact says that the repository was
 // reached just now. a.mu is held.
 func (a *Agent) restraints(have reconcile.State, contact bool) policy.Input {
-	now := a.cfg.Now()
+	now := a.clock()
 	in := policy.Input{
 		Have: have, Limits: a.cfg.Limits, Ledger: a.mem.Ledger,
-		Suspensions: a.mem.Suspensions, Allowances: a.mem.Allowances, Now: now,
+		Suspensions: a.mem.Suspensions, Allowances: a.mem.Allowances, Now: now.Now, BootID: now.BootID, Up: now.Up,
 		Windows: a.cfg.Windows, Asked: a.askedRestarts(have), Ownership: a.ownership(a.set),
 	}
 	switch {
@@ -230,7 +230,7 @@ const inProgress = "in progress"
 func (a *Agent) absorb(plan *reconcile.Plan, have reconcile.State) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := a.writeDown(); err != nil {
+	if err := errors.Join(a.writeDown(), a.account()); err != nil {
 		return err
 	}
 	var settled, news []*reconcile.Action
@@ -335,7 +335,7 @@ func (a *Agent) report(plan *reconcile.Plan, have reconcile.State, revErr error)
 		in.Running[k] = true
 	}
 	for _, s := range a.mem.Suspensions {
-		if s.Active(now) {
+		if s.Active(a.clock()) {
 			in.Suspended[s.Key] = true
 			in.Everything = in.Everything || s.Object == ""
 		}
@@ -363,8 +363,8 @@ func (a *Agent) hostStatus(plan *reconcile.Plan, revErr error, now time.Time) st
 		ObservedAt: now, Suspended: []status.Suspension{}, Windows: windows(a.cfg.Windows, now),
 	}
 	for _, s := range a.mem.Suspensions {
-		if s.Active(now) {
-			h.Suspended = append(h.Suspended, status.Suspension{Object: s.Object, Reason: s.Reason, By: s.By, Since: s.Since, Until: s.Until})
+		if c := a.clock(); s.Active(c) {
+			h.Suspended = append(h.Suspended, status.Suspension{Object: s.Object, Reason: s.Reason, By: s.By, Since: s.Since, Until: s.When(c)})
 		}
 	}
 	ready := status.Condition{Type: status.Ready, Status: status.True, Reason: "Applied"}

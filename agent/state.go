@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
+	"reconciler/deadline"
 	"reconciler/internal/durable"
 	"reconciler/policy"
 	"reconciler/reconcile"
@@ -60,6 +62,33 @@ func (a *Agent) keep(change func(*memory)) error {
 	}
 	a.mem = next
 	return nil
+}
+
+// account brings the uptime of deadlines forward, and gives one to what an
+// earlier build wrote. a.mu is held.
+func (a *Agent) account() error {
+	now, next := a.clock(), a.mem.clone()
+	if !next.account(now) {
+		return nil
+	}
+	return a.keep(func(m *memory) { *m = next })
+}
+
+func (m *memory) account(now deadline.Clock) (changed bool) {
+	const whatever = math.MaxInt64
+	changed = m.Ledger.Adopt(now)
+	for i := range m.Suspensions {
+		d := &m.Suspensions[i].Deadline
+		changed = d.Adopt(now, whatever) || d.Account(now) || changed
+	}
+	for i := range m.Allowances {
+		changed = m.Allowances[i].Adopt(now, whatever) || changed
+	}
+	for uid, r := range m.Reverts {
+		changed = r.Adopt(now, revertTime) || changed
+		m.Reverts[uid] = r
+	}
+	return changed
 }
 
 // applications are what was last applied, and with which revision, by object.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"reconciler/api"
+	"reconciler/deadline"
 	"reconciler/policy"
 	"reconciler/reconcile"
 	"reconciler/spec"
@@ -95,9 +96,13 @@ func (a *Agent) Suspend(_ context.Context, r api.SuspendRequest) error {
 	if !r.Until.IsZero() && !r.Until.After(now) {
 		return api.Errorf(api.Invalid, "until %s is in the past", r.Until.Format(time.RFC3339))
 	}
+	var until deadline.Deadline
+	if !r.Until.IsZero() {
+		until = deadline.At(a.clock(), r.Until)
+	}
 	err := a.remember(func(m *memory) {
-		m.Suspensions = slices.DeleteFunc(m.Suspensions, func(s policy.Suspension) bool { return s.Key == k || !s.Active(now) })
-		m.Suspensions = append(m.Suspensions, policy.Suspension{Key: k, Object: r.Object, Reason: r.Reason, By: r.Caller.Name, Since: now, Until: r.Until})
+		m.Suspensions = slices.DeleteFunc(m.Suspensions, func(s policy.Suspension) bool { return s.Key == k || !s.Active(a.clock()) })
+		m.Suspensions = append(m.Suspensions, policy.Suspension{Key: k, Object: r.Object, Reason: r.Reason, By: r.Caller.Name, Since: now, Deadline: until})
 	})
 	a.audit(r.Object, "Suspended", r.Reason, r.Caller, err)
 	return err
@@ -143,10 +148,10 @@ func (a *Agent) Allow(ctx context.Context, r api.AllowRequest) error {
 	if err != nil {
 		return err
 	}
-	now := a.cfg.Now()
+	now := a.clock()
 	err = a.remember(func(m *memory) {
-		m.Allowances = slices.DeleteFunc(m.Allowances, func(l policy.Allowance) bool { return !now.Before(l.Until) })
-		m.Allowances = append(m.Allowances, policy.Allowance{ID: r.ID, IDs: ids, Reason: r.Reason, By: r.Caller.Name, Until: now.Add(r.For)})
+		m.Allowances = slices.DeleteFunc(m.Allowances, func(l policy.Allowance) bool { return l.Over(now) })
+		m.Allowances = append(m.Allowances, policy.Allowance{ID: r.ID, IDs: ids, Reason: r.Reason, By: r.Caller.Name, Deadline: deadline.In(now, r.For)})
 	})
 	a.audit("", "Allowed", fmt.Sprintf("%s for %s: %s", r.ID, r.For, r.Reason), r.Caller, err)
 	a.wake(trigger{why: "allowed"})
@@ -210,6 +215,9 @@ func (a *Agent) Restart(_ context.Context, r api.MachineRequest) error {
 		return err
 	}
 	err = a.remember(func(m *memory) { m.Restarts[k.UID] = reconcile.Restart{Why: why, Launch: launch} })
+	if err == nil {
+		a.forgive(k)
+	}
 	a.audit("VirtualMachine/"+r.Name, "Restart", why, r.Caller, err)
 	a.wake(trigger{why: "restart asked for"})
 	return err

@@ -98,7 +98,7 @@ func (d *Driver) gone(m *machine, asked bool) error {
 			r.Launch.Over = true
 		}
 		if asked {
-			r.Exit, r.Failures, r.RetryAt = nil, 0, time.Time{}
+			r.calm()
 		}
 		if r.Intent == intentStop {
 			r.Intent = ""

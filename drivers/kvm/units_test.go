@@ -188,6 +188,32 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
+// A clock that was years ahead when a machine ended, or is now, does not keep it
+// off, in records of today and of the first builds.
+func TestBackoffOfAClockThatWasWrong(t *testing.T) {
+	now, future := time.Now(), time.Now().AddDate(10, 0, 0)
+	r := &record{Launch: &launch{At: future}}
+	r.end(exit{At: future})
+	if at := r.retryAt(clockAt(now)); at.Sub(now) > 2*time.Second {
+		t.Errorf("it is tried again at %s, and now it is %s", at, now)
+	}
+	later := clockAt(now)
+	later.Up += 2 * time.Second
+	if at := r.retryAt(later); !at.IsZero() {
+		t.Errorf("two seconds later it still waits until %s", at)
+	}
+	later.BootID, later.Up = "another", time.Second
+	if at := r.retryAt(later); !at.IsZero() {
+		t.Errorf("after a reboot it still waits until %s", at)
+	}
+	if at := (&record{RetryAt: future}).retryAt(clockAt(now)); !at.IsZero() {
+		t.Errorf("a record of the first builds waits until %s", at)
+	}
+	if at := (&record{RetryAt: now.Add(time.Minute)}).retryAt(clockAt(now)); !at.Equal(now.Add(time.Minute)) {
+		t.Errorf("a record of the first builds does not wait: %s", at)
+	}
+}
+
 // A record that cannot be read is no absence.
 func TestBrokenRecord(t *testing.T) {
 	dir := shortDir(t)
