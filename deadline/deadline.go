@@ -71,18 +71,18 @@ func (d Deadline) Surely(c Clock) bool {
 	return d.UpFor(c) >= d.Needed && (!c.Now.Before(d.Until) || d.implausible(c))
 }
 
-// Over says that the time has passed as far as anybody can tell: for what must
-// not last. Within one boot the monotonic clock tells.
+// Over says that the time has passed by one of the clocks: for what must not last.
 func (d Deadline) Over(c Clock) bool {
 	switch {
 	case d.IsZero():
 		return false
 	case d.BootID == "":
 		return !c.Now.Before(d.Until)
-	case d.BootID == c.BootID && c.Up >= d.Mark:
-		return d.UpFor(c) >= d.Needed
+	case !c.Now.Before(d.Until) || d.UpFor(c) >= d.Needed:
+		return true
 	}
-	return !c.Now.Before(d.Until) || d.implausible(c)
+	// After a reboot nobody knows how long the host was off.
+	return d.BootID != c.BootID && d.implausible(c)
 }
 
 // When is the first moment, on the present wall clock, at which the time may

@@ -28,7 +28,7 @@ func TestClocksThatWereWrong(t *testing.T) {
 	}{
 		"a moment before":                         {hour, at(time.Hour-1, 65*time.Minute-1, "a"), false, false},
 		"on time":                                 {hour, at(time.Hour, 65*time.Minute, "a"), true, true},
-		"the clock jumps forward":                 {hour, at(years, 6*time.Minute, "a"), false, false},
+		"the clock jumps forward":                 {hour, at(years, 6*time.Minute, "a"), false, true},
 		"the clock goes back":                     {hour, at(-years, 65*time.Minute, "a"), true, true},
 		"and a little":                            {hour, at(30*time.Minute, 65*time.Minute, "a"), false, true},
 		"it was ahead":                            {future, at(0, 65*time.Minute, "a"), true, true},
@@ -84,8 +84,8 @@ func TestDeadlines(t *testing.T) {
 			if again.Surely(clock()) && total < needed {
 				t.Fatalf("after %s of %s it has surely passed", total, needed)
 			}
-			if boot == 0 && again.Over(clock()) != (inBoot >= needed) {
-				t.Fatalf("after %s of %s over is %t", inBoot, needed, again.Over(clock()))
+			if boot == 0 && inBoot >= needed && !again.Over(clock()) {
+				t.Fatalf("after %s of %s it is not over", inBoot, needed)
 			}
 		}
 		// It comes, at the latest when both clocks have gone on for as long as is left.

@@ -108,6 +108,28 @@ func TestAccessEndsByItself(t *testing.T) {
 	}
 }
 
+// A clock that was years ahead when a disk was lent does not lend it for years.
+func TestAccessEndsWhenTheClockWasWrong(t *testing.T) {
+	w := newWorld(t)
+	w.converge(w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi")))
+	w.pass(10*365*24*time.Hour, 0)
+	w.lend(t, uidOf(spec.KindDisk, "web"), false, rescue)
+	w.pass(-10*365*24*time.Hour, 0)
+	for _, c := range []struct {
+		up   time.Duration
+		want int
+	}{{59 * time.Minute, 1}, {time.Minute, 0}} {
+		w.pass(0, c.up)
+		w.open()
+		if err := w.d.Ensure(w.ctx()); err != nil {
+			t.Fatal(err)
+		}
+		if list, err := w.d.ListAccess(w.ctx()); err != nil || len(list) != c.want {
+			t.Errorf("%s later: %d accesses, %v, want %d", c.up, len(list), err, c.want)
+		}
+	}
+}
+
 func TestReadOnlyAccessStandsBesideAClaim(t *testing.T) {
 	w := newWorld(t)
 	w.converge(w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi")))

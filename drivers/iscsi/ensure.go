@@ -150,7 +150,7 @@ func (d *Driver) tidy(ctx context.Context, at place, v *volume.Volume, inv *inve
 // due says whether a release was interrupted or an access is over.
 func (d *Driver) due(r claims.Record) bool {
 	return slices.ContainsFunc(r.Admissions(), func(a claims.Admission) bool {
-		return a.State == claims.Releasing || a.Over(d.cfg.Now())
+		return a.State == claims.Releasing || a.Over(d.clock())
 	})
 }
 
