@@ -171,6 +171,19 @@ type Access struct {
 	ReadOnly   bool      `json:"readOnly,omitempty" yaml:"readOnly,omitempty"`
 	Until      time.Time `json:"until" yaml:"until"`
 	By         string    `json:"by,omitempty" yaml:"by,omitempty"`
+	// Sessions are logged in now.
+	Sessions []AccessSession `json:"sessions,omitempty" yaml:"sessions,omitempty"`
+}
+
+// AccessSession is one initiator that is logged in. It has one session of an access.
+type AccessSession struct {
+	Initiator string    `json:"initiator" yaml:"initiator"`
+	Address   string    `json:"address" yaml:"address"`
+	Since     time.Time `json:"since" yaml:"since"`
+	// Replaced counts the earlier sessions that ended because it logged in again;
+	// the last came from ReplacedFrom.
+	Replaced     int    `json:"replaced,omitempty" yaml:"replaced,omitempty"`
+	ReplacedFrom string `json:"replacedFrom,omitempty" yaml:"replacedFrom,omitempty"`
 }
 
 // EndAccessRequest ends an access.

@@ -214,10 +214,16 @@ func (s *storage) Access(ctx context.Context, disk string, r api.AccessRequest, 
 }
 
 func accessAnswer(a iscsi.Access) api.Access {
-	return api.Access{
+	out := api.Access{
 		ID: a.ID, Disk: a.Disk, Portal: a.Portal, Target: a.Target, LUN: a.LUN, Initiators: a.Initiators,
 		ReadOnly: a.ReadOnly, Until: a.Until, By: a.By,
 	}
+	for _, s := range a.Sessions {
+		out.Sessions = append(out.Sessions, api.AccessSession{
+			Initiator: s.Initiator, Address: s.Address, Since: s.Since, Replaced: s.Replaced, ReplacedFrom: s.ReplacedFrom,
+		})
+	}
+	return out
 }
 
 func (s *storage) ListAccess(ctx context.Context) ([]api.Access, error) {

@@ -340,3 +340,16 @@ func TestDiscoveryFollowsTheConfiguration(t *testing.T) {
 		mustIO(t, g, "read 0 64k")
 	}
 }
+
+// An initiator's name is the same in any case, and its sessions are named.
+func TestAccessFoldsNames(t *testing.T) {
+	w := newWorld(t)
+	w.converge(w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi")))
+	uid := uidOf(spec.KindDisk, "web")
+	a := w.lend(t, uid, false, "iqn.2026-11.local.rescue:WIN-ABC", "iqn.2026-11.local.rescue:win-abc")
+	if len(a.Initiators) != 1 || a.Initiators[0] != "iqn.2026-11.local.rescue:win-abc" {
+		t.Errorf("initiators %q", a.Initiators)
+	}
+	mustIO(t, grantOfAccess(a, "iqn.2026-11.local.rescue:WIN-ABC"), "write -P 9 0 64k")
+	mustIO(t, grantOfAccess(a, "iqn.2026-11.local.rescue:Win-Abc"), "read -P 9 0 64k")
+}

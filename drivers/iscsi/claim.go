@@ -217,13 +217,19 @@ func (d *Driver) List(ctx context.Context) ([]claim.Claim, error) {
 func claimsOf(r claims.Record, served map[string]target.Status) []claim.Claim {
 	var list []claim.Claim
 	for _, a := range r.Admissions() {
-		c := claim.Claim{Disk: r.Disk, Epoch: a.Epoch, Owner: a.Owner, ReadOnly: a.ReadOnly}
-		for _, s := range served[a.Target].Sessions {
-			if s.Epoch == a.Epoch {
-				c.Sessions++
-			}
+		list = append(list, claim.Claim{
+			Disk: r.Disk, Epoch: a.Epoch, Owner: a.Owner, ReadOnly: a.ReadOnly, Sessions: len(sessionsOf(a, served)),
+		})
+	}
+	return list
+}
+
+func sessionsOf(a claims.Admission, served map[string]target.Status) []target.Session {
+	var list []target.Session
+	for _, s := range served[a.Target].Sessions {
+		if s.Epoch == a.Epoch {
+			list = append(list, s)
 		}
-		list = append(list, c)
 	}
 	return list
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"reconciler/drivers/iscsi/scsi"
 	"reconciler/drivers/iscsi/target/pdu"
 )
 
@@ -183,7 +184,7 @@ func (l *login) identify(pairs []pdu.Pair) error {
 		}
 		return ""
 	}
-	l.initiator = get("InitiatorName")
+	l.initiator = scsi.FoldName(get("InitiatorName"))
 	if l.initiator == "" {
 		return refuse(pdu.LoginMissingParam, "no InitiatorName")
 	}
@@ -247,7 +248,7 @@ func declarative(key string) bool {
 // changes in the middle.
 func (l *login) once(kv pdu.Pair) error {
 	old, again := l.seen[kv.Key]
-	if again && !(declarative(kv.Key) && old == kv.Value) {
+	if again && !(declarative(kv.Key) && scsi.FoldName(old) == scsi.FoldName(kv.Value)) {
 		return refuse(pdu.LoginInitiatorError, "%s twice", kv.Key)
 	}
 	l.seen[kv.Key] = kv.Value

@@ -99,6 +99,40 @@ func TestNegotiation(t *testing.T) {
 	}
 }
 
+// Names fold case (RFC 7143 §4.2.7.1): an initiator is the same by any spelling, also
+// by one that an older record has, and has one session.
+func TestNamesFoldCase(t *testing.T) {
+	b := newBed(t, nil)
+	b.grant(Access{Epoch: 1, Initiators: []string{"iqn.2026-11.test:WIN-Abc"}, User: "u", Password: secret("password")})
+	var last *ini
+	for n, name := range []string{"iqn.2026-11.test:WIN-Abc", "iqn.2026-11.test:win-abc", "IQN.2026-11.TEST:WIN-ABC"} {
+		a := b.args()
+		a.name, a.user, a.password, a.isid[5] = name, "u", "password", byte(n)
+		a.target = []string{testIQN, strings.ToUpper(testIQN), "iqn.2026-11.Test:Disk"}[n]
+		next := logIn(t, a).ready()
+		next.read(0, 1)
+		if last != nil {
+			if err := last.gone(); err != nil {
+				t.Errorf("%s beside another spelling: %v", name, err)
+			}
+		}
+		last = next
+		if s := b.status().Sessions; len(s) != 1 || s[0].Initiator != "iqn.2026-11.test:win-abc" || s[0].Replaced != n || (s[0].ReplacedFrom != "") != (n > 0) {
+			t.Errorf("%s is listed as %+v", name, s)
+		}
+		i := logIn(t, loginArgs{portal: b.portal, name: name, discovery: true})
+		if got := i.sendTargets(); !strings.HasPrefix(got, "TargetName="+testIQN+" ") {
+			t.Errorf("%s sees %q", name, got)
+		}
+	}
+	// What was registered under one spelling is held under the other.
+	last.reserve(7)
+	b.grant(Access{Epoch: 1, Initiators: []string{"iqn.2026-11.test:win-ABC"}, User: "u", Password: secret("password")})
+	if r := b.status().Reservations; len(r) != 1 {
+		t.Errorf("reservations %+v", r)
+	}
+}
+
 // Discovery shows an initiator its own targets and no others.
 func TestDiscovery(t *testing.T) {
 	b := newBed(t, nil)

@@ -70,10 +70,18 @@ func (srv *Server) freeTask(t *task) {
 	srv.tasks.Put(t)
 }
 
-// lookup finds a target that is reached through a portal.
+// lookup finds a target that is reached through a portal, by any spelling of its
+// name.
 func (srv *Server) lookup(iqn, portal string) *target {
 	srv.mu.RLock()
 	t := srv.targets[iqn]
+	if t == nil {
+		for name, other := range srv.targets {
+			if scsi.FoldName(name) == scsi.FoldName(iqn) {
+				t = other
+			}
+		}
+	}
 	srv.mu.RUnlock()
 	if t == nil || !slices.Contains(t.describe().Portals, portal) {
 		return nil

@@ -47,7 +47,11 @@ type session struct {
 	cid       uint16
 	chapUser  string // what the initiator proved to be, in a discovery session
 	since     time.Time
-	params    params
+	// replaced counts the sessions of the same seat that this one, and those before
+	// it, have ended by logging in; replacedFrom is where the last of them came from.
+	replaced     int
+	replacedFrom string
+	params       params
 
 	ctx    context.Context // of the session's commands
 	cancel context.CancelFunc
@@ -149,6 +153,7 @@ func (s *session) seat() seat { return seat{s.initiator, s.grant.Epoch} }
 func (s *session) status() Session {
 	st := Session{
 		Initiator: s.initiator, Address: s.nc.RemoteAddr().String(), Since: s.since,
+		Replaced: s.replaced, ReplacedFrom: s.replacedFrom,
 		Commands: s.stats.commands.Load(), BytesRead: s.stats.read.Load(), BytesWritten: s.stats.written.Load(),
 	}
 	if s.grant != nil {
