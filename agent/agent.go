@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -105,11 +104,11 @@ type Agent struct {
 	review    reviewer
 	pending   trigger
 
-	witnessed  bool              // what was in force before is known, as far as it can be
-	keyUsed    bool              // the key has signed reports before
-	keyDiffers string            // the declared key that was complained of
-	excludes   bool              // other agents of the same host; the locks are held
-	cluster    *net.UnixListener // held against other agents of the same cluster and host
+	witnessed  bool   // what was in force before is known, as far as it can be
+	keyUsed    bool   // the key has signed reports before
+	keyDiffers string // the declared key that was complained of
+	excludes   bool   // other agents of the same host; the locks are held
+	cluster    func() // gives back what is held against other agents of the same cluster and host
 	// passFailed is what was last said to be wrong with a pass.
 	passFailed string
 }

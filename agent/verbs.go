@@ -263,10 +263,10 @@ func (a *Agent) forced(uid string) bool {
 
 // Stop stops a machine now. The next pass starts it again where it is declared
 // Running and not suspended.
-func (a *Agent) Stop(ctx context.Context, r api.MachineRequest) error {
+func (a *Agent) Stop(ctx context.Context, r api.MachineRequest) (api.StopResult, error) {
 	k, err := a.find(spec.KindVirtualMachine, r.Name)
 	if err != nil {
-		return err
+		return api.StopResult{}, err
 	}
 	a.audit("VirtualMachine/"+r.Name, "Stop", "", r.Caller, nil)
 	a.pass.Lock()
@@ -275,17 +275,17 @@ func (a *Agent) Stop(ctx context.Context, r api.MachineRequest) error {
 	set := a.set
 	a.mu.Unlock()
 	if set == nil {
-		return errNoRevision
+		return api.StopResult{}, errNoRevision
 	}
 	want := a.desired(set)
 	have, err := a.observe(ctx, want)
 	if err != nil {
-		return err
+		return api.StopResult{}, err
 	}
 	h := have.Objects[k]
 	if h == nil || h.VM == nil {
 		if why := have.Unknown[k]; why != "" && !r.Force {
-			return api.Errorf(api.Invalid, "%s (--force ends it)", why)
+			return api.StopResult{}, api.Errorf(api.Invalid, "%s (--force ends it)", why)
 		}
 		h = &reconcile.Live{Object: reconcile.Object{Kind: k.Kind, UID: k.UID, Name: r.Name}, VM: &reconcile.LiveVM{}}
 	}
@@ -293,7 +293,12 @@ func (a *Agent) Stop(ctx context.Context, r api.MachineRequest) error {
 		Kind: k.Kind, Name: r.Name, UID: k.UID, Host: a.cfg.Host, Op: reconcile.OpStop, Cause: reconcile.CauseRevision,
 		Impact: reconcile.ImpactStop, State: reconcile.Ready, Want: want.Objects[k], Have: h,
 	}
-	return a.halt(ctx, act, reconcile.Inputs{BootID: a.bootID, Force: r.Force, Progress: func(string, ...any) {}})
+	out, err := a.end(ctx, act, reconcile.Inputs{BootID: a.bootID, Force: r.Force, Progress: func(string, ...any) {}})
+	result := api.StopResult{Idle: out.Idle}
+	if out.Idle {
+		result.Why = have.Unknown[k]
+	}
+	return result, err
 }
 
 // Undelete keeps a quarantined disk without a deadline.

@@ -24,7 +24,7 @@ type Agent interface {
 	Allow(ctx context.Context, r AllowRequest) error
 	Accept(ctx context.Context, r AcceptRequest) error
 	Restart(ctx context.Context, r MachineRequest) error
-	Stop(ctx context.Context, r MachineRequest) error
+	Stop(ctx context.Context, r MachineRequest) (StopResult, error)
 	Undelete(ctx context.Context, r UndeleteRequest) (UndeleteResult, error)
 	Revert(ctx context.Context, r RevertRequest) error
 	Import(ctx context.Context, r ImportRequest) (ImportResult, error)
@@ -201,6 +201,12 @@ type ClearRequest struct {
 // ClearResult is what was reserved, in words.
 type ClearResult struct {
 	Cleared []string `json:"cleared" yaml:"cleared"`
+}
+
+// StopResult says what came of a stop.
+type StopResult struct {
+	Idle bool   `json:"idle,omitempty"` // there was no process, so nothing was done
+	Why  string `json:"why,omitempty"`  // the machine could not be observed, and why
 }
 
 // Console is where the serial console of a machine is.

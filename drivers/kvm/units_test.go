@@ -73,7 +73,7 @@ func TestParseCmdline(t *testing.T) {
 		ok   bool
 	}{
 		"ours":                {append([]string{"/usr/bin/qemu-system-x86_64"}, ours...), process{uuid: "u-1", name: "web", owner: "0a0b", launch: "launch-1"}, true},
-		"ours as a shell yet": {append([]string{"/bin/sh", "-c", shell, "1", "qemu-system-x86_64"}, ours...), process{uuid: "u-1", name: "web", owner: "0a0b", launch: "launch-1"}, true},
+		"ours as a shell yet": {append([]string{"/bin/sh", "-c", shell, "1", "qemu-system-x86_64"}, ours...), process{uuid: "u-1", name: "web", owner: "0a0b", launch: "launch-1", becoming: true}, true},
 		"libvirt's":           {[]string{"/usr/bin/qemu-system-x86_64", "-name", "guest=db,debug-threads=on", "-uuid", "u-2", "-mon", "chardev=charmonitor,id=monitor,mode=control"}, process{uuid: "u-2", name: "db"}, true},
 		"by hand":             {[]string{"kvm", "--name", "x", "--uuid", "u-3"}, process{uuid: "u-3", name: "x"}, true},
 		"a tool of QEMU's":    {[]string{"qemu-img", "-uuid", "u"}, process{uuid: "u"}, false},
