@@ -8,16 +8,17 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
-	"reconciler/deadline"
+	"golang.org/x/sys/unix"
+
 	"reconciler/drivers/iscsi/claims"
 	"reconciler/drivers/iscsi/image"
 	"reconciler/drivers/iscsi/target"
 	"reconciler/drivers/iscsi/volume"
 	"reconciler/internal/durable"
-	"reconciler/internal/uptime"
 	"reconciler/reconcile"
 )
 
@@ -42,9 +43,7 @@ type Config struct {
 	// AllowedRoots are the directories below which a pool's absolute path may be.
 	AllowedRoots []string
 	Host         string // name of this host, for the owners of accesses
-	// DiscoveryCHAP has initiators that list targets prove who they are.
-	DiscoveryCHAP bool
-	Target        Target
+	Target       Target
 	// Start makes the target's process run, if it does not; nil where that is
 	// somebody else's matter.
 	Start  func(ctx context.Context) error
@@ -75,6 +74,7 @@ type Driver struct {
 	bookings []*booking
 	busy     map[string]string // disks that are being made or purged, and what is done
 	warned   map[string]int    // last warning threshold, by pool
+	unserved map[string]error  // why the target could not be made to serve a disk
 }
 
 // New opens the driver's records. It starts nothing.
@@ -90,10 +90,11 @@ func New(cfg Config) (*Driver, error) {
 	}
 	d := &Driver{
 		cfg: cfg, log: cfg.Log,
-		lanes:  lanes{look: lookPatience, write: writePatience},
-		open:   map[string]*pool{},
-		busy:   map[string]string{},
-		warned: map[string]int{},
+		lanes:    lanes{look: lookPatience, write: writePatience},
+		open:     map[string]*pool{},
+		busy:     map[string]string{},
+		warned:   map[string]int{},
+		unserved: map[string]error{},
 	}
 	base := filepath.Join(cfg.StateDir, "storage")
 	if err := os.MkdirAll(base, 0o700); err != nil {
@@ -127,19 +128,18 @@ func New(cfg Config) (*Driver, error) {
 	return d, nil
 }
 
-// clock is what deadlines are held against; without the kernel's only the wall's.
-func (d *Driver) clock() deadline.Clock {
-	up, err := d.cfg.Uptime()
-	if err != nil {
-		return deadline.Clock{Now: d.cfg.Now()}
-	}
-	return deadline.Clock{Now: d.cfg.Now(), BootID: up.BootID, Up: up.Up}
-}
-
-// kernelUptime reads the boot's id and its monotonic clock.
+// kernelUptime reads the boot's id and its monotonic clock, which does not run
+// while the host is suspended.
 func kernelUptime() (volume.Uptime, error) {
-	id, err := uptime.Boot()
-	return volume.Uptime{BootID: id, Up: uptime.Up()}, err
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return volume.Uptime{}, err
+	}
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return volume.Uptime{}, fmt.Errorf("monotonic clock: %w", err)
+	}
+	return volume.Uptime{BootID: strings.TrimSpace(string(id)), Up: time.Duration(ts.Nano())}, nil
 }
 
 // Apply carries out one action.

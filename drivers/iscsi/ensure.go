@@ -26,6 +26,7 @@ func (d *Driver) Ensure(ctx context.Context) error {
 			errs, away = append(errs, err), true
 		}
 	}
+	errs = append(errs, d.tidyImages())
 	inv, err := d.inventory(ctx)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
@@ -150,7 +151,7 @@ func (d *Driver) tidy(ctx context.Context, at place, v *volume.Volume, inv *inve
 // due says whether a release was interrupted or an access is over.
 func (d *Driver) due(r claims.Record) bool {
 	return slices.ContainsFunc(r.Admissions(), func(a claims.Admission) bool {
-		return a.State == claims.Releasing || a.Over(d.clock())
+		return a.State == claims.Releasing || a.Over(d.cfg.Now())
 	})
 }
 
@@ -179,7 +180,13 @@ func (d *Driver) repair(ctx context.Context, at place, v *volume.Volume, served 
 			return err
 		}
 	}
-	return d.serveOne(ctx, at, v.UID)
+	err := d.serveOne(ctx, at, v.UID)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if delete(d.unserved, v.UID); err != nil {
+		d.unserved[v.UID] = err
+	}
+	return err
 }
 
 func (d *Driver) asRecorded(at place, v *volume.Volume, served map[string]target.Status) bool {
@@ -191,7 +198,7 @@ func (d *Driver) asRecorded(at place, v *volume.Volume, served map[string]target
 		return !exported
 	}
 	r, err := d.claims.Get(v.UID)
-	return err != nil || exported && upToDate(s, d.exportOf(at, &v.Meta), accessOf(r))
+	return err != nil || exported && upToDate(s, exportOf(at, &v.Meta), accessOf(r))
 }
 
 // serveOne makes the target follow the record of a volume, as it is now.

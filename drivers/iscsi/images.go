@@ -2,10 +2,12 @@ package iscsi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 
 	"reconciler/drivers/iscsi/image"
+	"reconciler/internal/durable"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
@@ -31,7 +33,7 @@ func (d *Driver) applyImage(ctx context.Context, a *reconcile.Action, in reconci
 	if !ok {
 		return reconcile.Outputs{}, fmt.Errorf("image %s: its spec is not known", a.Name)
 	}
-	old, err := d.imageRecords()
+	old, _, err := d.imageRecords()
 	if err != nil {
 		return reconcile.Outputs{}, err
 	}
@@ -63,7 +65,7 @@ func prover(uid string, img *spec.Image, records map[string]imageRecord) image.P
 
 // ensureImage gets the content of an image that a disk is to be made from.
 func (d *Driver) ensureImage(ctx context.Context, o *reconcile.Object, img *spec.Image, progress func(format string, args ...any)) error {
-	records, err := d.imageRecords()
+	records, _, err := d.imageRecords()
 	if err != nil {
 		return err
 	}
@@ -71,29 +73,37 @@ func (d *Driver) ensureImage(ctx context.Context, o *reconcile.Object, img *spec
 	return err
 }
 
-func (d *Driver) imageRecords() (map[string]imageRecord, error) {
-	uids, err := d.imageDir.Names(".json")
-	if err != nil {
-		return nil, err
-	}
-	all := map[string]imageRecord{}
-	for _, uid := range uids {
-		var r imageRecord
-		if err := d.imageDir.ReadJSON(uid+".json", recordVersion, &r); err != nil {
-			if missing(err) {
-				continue
-			}
-			return nil, err
+// imageRecords reads the records, and says which cannot be read.
+func (d *Driver) imageRecords() (all map[string]imageRecord, broken map[string]error, err error) {
+	return durable.ReadAll(d.imageDir, ".json", recordVersion, func(uid string, r *imageRecord) error {
+		if r.UID != uid {
+			return fmt.Errorf("it is the record of image %q", r.UID)
 		}
-		all[uid] = r
+		return nil
+	})
+}
+
+// tidyImages sets damaged records aside: what they said is made anew, and the
+// image's source is proved again.
+func (d *Driver) tidyImages() error {
+	_, broken, err := d.imageRecords()
+	errs := []error{err}
+	for uid, why := range broken {
+		var later *durable.VersionError
+		if errors.As(why, &later) {
+			continue // Observe says so
+		}
+		aside, err := d.imageDir.SetAside(uid + ".json")
+		errs = append(errs, err)
+		d.log.Warn("the record of an image is damaged and is made anew", "error", why, "aside", aside)
 	}
-	return all, nil
+	return errors.Join(errs...)
 }
 
 func (d *Driver) forgetImage(uid string) error {
-	all, err := d.imageRecords()
-	if err != nil {
-		return err
+	all, broken, err := d.imageRecords()
+	if err != nil || broken[uid] != nil {
+		return errors.Join(err, broken[uid])
 	}
 	r, ok := all[uid]
 	if !ok {
@@ -111,8 +121,8 @@ func (d *Driver) dropImage(uid, sha string) error {
 	if err := d.images.Abandon(sha, image.Prover{UID: uid}); err != nil {
 		return err
 	}
-	all, err := d.imageRecords()
-	if err != nil {
+	all, broken, err := d.imageRecords()
+	if err != nil || len(broken) > 0 { // an image that cannot be read may need it
 		return err
 	}
 	for _, r := range all {
@@ -124,9 +134,12 @@ func (d *Driver) dropImage(uid, sha string) error {
 }
 
 func (d *Driver) observeImages(s *reconcile.State) error {
-	all, err := d.imageRecords()
+	all, broken, err := d.imageRecords()
 	if err != nil {
 		return err
+	}
+	for uid, err := range broken {
+		s.Unknown[reconcile.Key{Kind: spec.KindImage, UID: uid}] = err.Error()
 	}
 	for uid, r := range all {
 		if _, ok := d.images.Have(r.SHA256); !ok {

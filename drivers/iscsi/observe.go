@@ -163,7 +163,7 @@ func (o *observation) disk(p *poolState, v *volume.Volume) {
 	d := o.d
 	o.exports[v.Target] = true
 	d.mu.Lock()
-	busy := d.busy[v.UID]
+	busy, unserved := d.busy[v.UID], d.unserved[v.UID]
 	d.mu.Unlock()
 	switch {
 	case busy != "":
@@ -179,7 +179,11 @@ func (o *observation) disk(p *poolState, v *volume.Volume) {
 		o.unknown(spec.KindDisk, v.UID, "%v", o.targetErr)
 		return
 	}
-	at := o.served[v.Target]
+	at, exported := o.served[v.Target]
+	if !exported && unserved != nil && v.Quarantine == nil {
+		o.unknown(spec.KindDisk, v.UID, "%v", unserved)
+		return
+	}
 	if at.Error != "" {
 		o.unknown(spec.KindDisk, v.UID, "the target does not serve it: %s", at.Error)
 		return

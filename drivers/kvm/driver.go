@@ -226,14 +226,13 @@ func (m *machine) acquire(ctx context.Context) error {
 // Apply carries out one action on a machine. What it did before an error stays
 // done, is seen by the next Observe and finished by the next action.
 func (d *Driver) Apply(ctx context.Context, a reconcile.Action, in reconcile.Inputs) (reconcile.Outputs, error) {
-	var out reconcile.Outputs
-	if err := d.apply(ctx, a, in, &out); err != nil {
-		return out, fmt.Errorf("%s %s: %w", a.Op, a.Name, err)
+	if err := d.apply(ctx, a, in); err != nil {
+		return reconcile.Outputs{}, fmt.Errorf("%s %s: %w", a.Op, a.Name, err)
 	}
-	return out, nil
+	return reconcile.Outputs{}, nil
 }
 
-func (d *Driver) apply(ctx context.Context, a reconcile.Action, in reconcile.Inputs, out *reconcile.Outputs) (err error) {
+func (d *Driver) apply(ctx context.Context, a reconcile.Action, in reconcile.Inputs) error {
 	if a.Kind != spec.KindVirtualMachine {
 		return fmt.Errorf("the kvm driver does not know kind %s", a.Kind)
 	}
@@ -271,8 +270,7 @@ func (d *Driver) apply(ctx context.Context, a reconcile.Action, in reconcile.Inp
 		}
 		return d.start(ctx, m, a.Want, vm, in)
 	case reconcile.OpStop:
-		out.Idle, err = d.stopMachine(ctx, m, a.Want, in)
-		return err
+		return d.stopMachine(ctx, m, a.Want, in)
 	case reconcile.OpUpdate, reconcile.OpAdopt:
 		return d.update(ctx, m, &a, in)
 	case reconcile.OpDelete:

@@ -190,7 +190,7 @@ func (r *rig) killQEMU(name string) {
 
 func startOf(t *testing.T, pid int) uint64 {
 	t.Helper()
-	start, _, err := lifeOf(pid)
+	start, err := startTime(pid)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,7 @@ func (d *Driver) update(ctx context.Context, m *machine, a *reconcile.Action, in
 	if err != nil {
 		return err
 	}
-	p, err := d.find(ctx, m)
+	p, err := d.find(m.uid)
 	if err != nil {
 		return err
 	}

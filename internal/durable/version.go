@@ -108,6 +108,21 @@ func ReadAll[T any](d *Dir, suffix string, version int, check func(name string, 
 	return good, broken, nil
 }
 
+// AsideSuffix is at the end of the name of a record that was set aside.
+const AsideSuffix = ".damaged"
+
+// SetAside takes a record that is damaged out of the way, for somebody to look
+// at, and says where it is. One of a later build stays: the error is its *VersionError.
+func (d *Dir) SetAside(name string) (path string, err error) {
+	d.mu.Lock()
+	later := d.later[name]
+	d.mu.Unlock()
+	if later != nil {
+		return "", later
+	}
+	return d.file(name + AsideSuffix), d.Rename(name, name+AsideSuffix)
+}
+
 // guard remembers a record that cannot be written without losing what a later
 // build said; nil: there is none.
 func (d *Dir) guard(name string, later *VersionError) {

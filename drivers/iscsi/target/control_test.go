@@ -220,18 +220,57 @@ func TestRestartWithoutVolume(t *testing.T) {
 	b.login().read(0, 1)
 }
 
+// A record that is damaged takes down its own export and no other, and nobody is
+// admitted to it until it is put anew and the claims are told; one of a later
+// build stays as it is.
 func TestDamagedRecord(t *testing.T) {
-	b := newBed(t, nil)
-	if err := b.stop(); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(b.dir, "s", "exports", recordName(testIQN))
-	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	err := Serve(t.Context(), Config{StateDir: filepath.Join(b.dir, "s"), RunDir: filepath.Join(b.dir, "r"), Logger: slog.New(slog.DiscardHandler)})
-	if err == nil || !strings.Contains(err.Error(), recordName(testIQN)) {
-		t.Errorf("served with a damaged record: %v", err)
+	later := fmt.Sprintf(`{"version":%d}`, recordVersion+1)
+	for how, content := range map[string]string{"empty": "", "cut off": "{", "zeroes": "\x00\x00\x00", "of a later build": later} {
+		t.Run(how, func(t *testing.T) {
+			b := newBed(t, nil)
+			other := filepath.Join(b.dir, "other.img")
+			if err := os.WriteFile(other, make([]byte, 1<<20), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			e := b.status().Export
+			e2 := e
+			e2.IQN, e2.Path, e2.Serial, e2.UID = e.IQN+"-2", other, "other", "00000000-0000-5000-8000-000000000002"
+			if err := b.client.Put(t.Context(), e2); err != nil {
+				t.Fatal(err)
+			}
+			before := b.status()
+			if err := b.stop(); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(b.dir, "s", "exports", recordName(testIQN))
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			b.client, b.stop = serveTest(t, b.dir, nil)
+			list, err := b.client.List(t.Context())
+			if err != nil || len(list) != 1 || list[0].IQN != e2.IQN || list[0].Error != "" {
+				t.Fatalf("served: %+v, %v", list, err)
+			}
+			if i := dial(t, b.portal); i.tryLogin(b.args()) == nil {
+				t.Error("somebody is let in to what is not known")
+			}
+			err = b.client.Put(t.Context(), before.Export)
+			if content == later {
+				if got, rerr := os.ReadFile(path); err == nil || !strings.Contains(err.Error(), "newer reconciler") || rerr != nil || string(got) != later {
+					t.Errorf("%v; %s, %v", err, got, rerr)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i := dial(t, b.portal); i.tryLogin(b.args()) == nil {
+				t.Error("somebody is let in before the claims are told")
+			}
+			if aside, err := os.ReadFile(path + ".damaged"); err != nil || string(aside) != content {
+				t.Errorf("what was there is not kept: %q, %v", aside, err)
+			}
+		})
 	}
 }
 

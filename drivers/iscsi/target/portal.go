@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -118,17 +117,12 @@ func (ps *portals) accept(ctx context.Context, p *portal) {
 		}
 		if err != nil {
 			// Out of descriptors, or the peer went: neither ends the portal.
-			ps.srv.logStranger(slog.LevelWarn, "accept failed", "portal", p.addr, "error", err)
+			ps.srv.log.Warn("accept failed", "portal", p.addr, "error", err)
 			select {
 			case <-time.After(50 * time.Millisecond):
 			case <-ctx.Done():
 				return
 			}
-			continue
-		}
-		// Here, so that the oldest is the one that came first.
-		if !ps.srv.halfOpen.add(nc) {
-			_ = nc.Close()
 			continue
 		}
 		ps.srv.conns.Add(1)

@@ -59,8 +59,12 @@ func Serve(ctx context.Context, cfg Config) error {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	srv := newServer(run, cfg)
-	if srv.state, err = openStore(filepath.Join(cfg.StateDir, "exports")); err != nil {
+	var damaged []error
+	if srv.state, damaged, err = openStore(filepath.Join(cfg.StateDir, "exports")); err != nil {
 		return err
+	}
+	for _, err := range damaged {
+		cfg.Logger.Error("a record of an export cannot be read: it is not served before the agent puts it again", "error", err)
 	}
 	defer srv.state.dir.Close()
 	socket, err := listenControl(cfg.RunDir)
@@ -72,7 +76,6 @@ func Serve(ctx context.Context, cfg Config) error {
 	var background sync.WaitGroup
 	background.Go(func() { srv.watch.run(run) })
 	background.Go(func() { srv.keepAlive(run) })
-	background.Go(func() { boundLog(run, cfg.RunDir) })
 	srv.restoreAll(ctx)
 	listening, deaf := context.WithCancel(run)
 	defer deaf()
@@ -117,7 +120,6 @@ func (srv *Server) shutdown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
 	defer cancel()
 	srv.halfOpen.close()
-	srv.discoveries.close()
 	for _, s := range srv.allSessions() {
 		s.close()
 	}

@@ -72,38 +72,45 @@ type store struct {
 	exports map[string]saved
 }
 
-// openStore reads the records. One that cannot be read is an error: what it says
-// would be forgotten, and an epoch that it fenced admitted.
-func openStore(path string) (*store, error) {
+// openStore reads the records. One that is damaged is set aside and named in
+// damaged: its export is not served until somebody who keeps the claims puts it
+// again and says whom to admit, so that nothing is admitted which it had fenced.
+func openStore(path string) (st *store, damaged []error, err error) {
 	dir, err := durable.Open(path, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	st := &store{dir: dir, exports: make(map[string]saved)}
-	if err := st.load(); err != nil {
-		return nil, errors.Join(err, dir.Close())
+	good, broken, err := durable.ReadAll(dir, recordSuffix, recordVersion, checkSaved)
+	if err != nil {
+		return nil, nil, errors.Join(err, dir.Close())
 	}
-	return st, nil
+	for name, why := range broken {
+		aside, err := dir.SetAside(name + recordSuffix)
+		switch later := (*durable.VersionError)(nil); {
+		case errors.As(err, &later): // it stays, and cannot be written over
+		case err != nil:
+			return nil, nil, errors.Join(why, err, dir.Close())
+		default:
+			why = fmt.Errorf("%w; it is now %s", why, aside)
+		}
+		damaged = append(damaged, why)
+	}
+	st = &store{dir: dir, exports: make(map[string]saved, len(good))}
+	for _, e := range good {
+		st.exports[e.Export.IQN] = e
+	}
+	return st, damaged, nil
 }
 
-func (st *store) load() error {
-	names, err := st.dir.Names(recordSuffix)
-	if err != nil {
+func checkSaved(name string, e *saved) error {
+	if err := e.Export.validate(); err != nil {
 		return err
 	}
-	for _, name := range names {
-		name += recordSuffix
-		var e saved
-		if err := st.dir.ReadJSON(name, recordVersion, &e); err != nil {
-			return err
-		}
-		if err := e.Export.validate(); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		if err := validateAccess(e.access()); err != nil {
-			return fmt.Errorf("%s: %s: %w", name, e.Export.IQN, err)
-		}
-		st.exports[e.Export.IQN] = e
+	if want := recordName(e.Export.IQN); name+recordSuffix != want {
+		return fmt.Errorf("it is of %s, whose record is %s", e.Export.IQN, want)
+	}
+	if err := validateAccess(e.access()); err != nil {
+		return fmt.Errorf("%s: %w", e.Export.IQN, err)
 	}
 	return nil
 }
