@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"reconciler/api"
-	"reconciler/deadline"
 	"reconciler/drift"
 	"reconciler/forge"
 	"reconciler/reconcile"
@@ -116,8 +115,8 @@ func (a *Agent) proposeDrift(plan *reconcile.Plan) {
 
 // reversion is an operator's request to correct the drift of one object.
 type reversion struct {
-	By string `json:"by"`
-	deadline.Deadline
+	By    string    `json:"by"`
+	Until time.Time `json:"until"`
 }
 
 // revertTime is how long a reversion may take. What is not corrected by then,
@@ -140,12 +139,12 @@ func (a *Agent) Revert(ctx context.Context, r api.RevertRequest) error {
 	if !slices.ContainsFunc(plan.Actions, func(act reconcile.Action) bool { return act.Key() == k && act.Drift != "" }) {
 		return &api.Error{Code: api.Conflict, Message: r.Object + " has no drift that is left alone", Hint: "reconciler plan shows what differs"}
 	}
-	now := a.clock()
+	now := a.cfg.Now()
 	err = a.remember(func(m *memory) {
 		if m.Reverts == nil {
 			m.Reverts = map[string]reversion{}
 		}
-		m.Reverts[k.UID] = reversion{By: r.Caller.Name, Deadline: deadline.In(now, revertTime)}
+		m.Reverts[k.UID] = reversion{By: r.Caller.Name, Until: now.Add(revertTime)}
 	})
 	a.audit(r.Object, "Reverted", r.Reason, r.Caller, err)
 	a.wake(trigger{why: "revert asked for"})
@@ -155,9 +154,9 @@ func (a *Agent) Revert(ctx context.Context, r api.RevertRequest) error {
 // reverts are the objects whose drift is to be corrected. a.mu is held.
 func (a *Agent) reverts(want *reconcile.Desired) map[reconcile.Key]bool {
 	var keys map[reconcile.Key]bool
-	now := a.clock()
+	now := a.cfg.Now()
 	for k := range want.Objects {
-		if r, ok := a.mem.Reverts[k.UID]; ok && !r.Over(now) {
+		if r, ok := a.mem.Reverts[k.UID]; ok && now.Before(r.Until) {
 			if keys == nil {
 				keys = map[reconcile.Key]bool{}
 			}
@@ -167,21 +166,22 @@ func (a *Agent) reverts(want *reconcile.Desired) map[reconcile.Key]bool {
 	return keys
 }
 
-// reverted lists the requests that are fulfilled or too old. a.mu is held.
-func (a *Agent) reverted(plan *reconcile.Plan) (uids []string) {
+// reverted forgets the requests that are fulfilled or too old, and says whether
+// there were any. a.mu is held.
+func (a *Agent) reverted(plan *reconcile.Plan) bool {
 	if len(a.mem.Reverts) == 0 {
-		return nil
+		return false
 	}
-	now := a.clock()
+	now, n := a.cfg.Now(), len(a.mem.Reverts)
 	open := map[string]bool{}
 	for i := range plan.Actions {
 		act := &plan.Actions[i]
 		open[act.UID] = act.Op != reconcile.OpUnchanged
 	}
 	for uid, r := range a.mem.Reverts {
-		if !open[uid] || r.Over(now) {
-			uids = append(uids, uid)
+		if !open[uid] || !now.Before(r.Until) {
+			delete(a.mem.Reverts, uid)
 		}
 	}
-	return uids
+	return len(a.mem.Reverts) < n
 }

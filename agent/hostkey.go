@@ -83,9 +83,6 @@ func (a *Agent) usedKey() error {
 	if a.keyUsed {
 		return nil
 	}
-	if err := a.store.Write(hostKeyUsed, nil); err != nil {
-		return err
-	}
 	a.keyUsed = true
-	return nil
+	return a.store.Write(hostKeyUsed, nil)
 }

@@ -15,12 +15,6 @@ type owners map[string]string
 
 const ownersFile = "owners.json"
 
-func (s store) loadOwners() (owners, error) {
-	r := mapRecord[string]{owners{}}
-	err := s.load(ownersFile, &r)
-	return r.Entries, err
-}
-
 // declaredIn looks up which file of a tree declares an object.
 func declaredIn(set *spec.Set) func(uid string) string {
 	return func(uid string) string {

@@ -52,24 +52,22 @@ type proposer struct {
 	log     *slog.Logger
 	events  *journal
 
-	mu      sync.Mutex // guards what follows
-	made    made
-	unsaved bool // made is not on the disk
+	mu   sync.Mutex // guards what follows
+	made made
 }
 
-func newProposer(cfg Config, s store, log *slog.Logger, events *journal) (*proposer, error) {
+func newProposer(cfg Config, s store, log *slog.Logger, events *journal) *proposer {
 	if cfg.Drift.Branches == nil {
-		return nil, nil
+		return nil
 	}
 	prefix := cfg.Drift.Prefix
 	if prefix == "" {
 		prefix = driftBranch
 	}
-	p := &proposer{
+	return &proposer{
 		courier: newCourier(), cfg: cfg.Drift, host: cfg.Host, ref: prefix + cfg.Host, branch: cfg.Branch,
 		store: s, log: log, events: events,
 	}
-	return p, s.load(driftFile, &p.made)
 }
 
 // proposed is the last proposal.
@@ -84,9 +82,6 @@ func (p *proposer) proposed() drift.Proposal {
 func (p *proposer) offer(next proposal, now time.Time) (fresh []drift.Item, notes []drift.Note) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.unsaved {
-		p.save()
-	}
 	known := p.made.Offered.Proposal
 	same := next.digest() == p.made.Offered.digest()
 	if same || len(next.Proposal.Items)+len(next.Proposal.Notes) == 0 && len(known.Items)+len(known.Notes) == 0 && p.made.Commit == "" {
@@ -120,9 +115,8 @@ func (p *proposer) offer(next proposal, now time.Time) (fresh []drift.Item, note
 
 // save writes down what was offered and done. p.mu is held.
 func (p *proposer) save() {
-	err := p.store.save(driftFile, p.made)
-	if p.unsaved = err != nil; err != nil {
-		p.log.Warn("what was proposed could not be written down; tried again with the next pass", "error", err)
+	if err := p.store.save(driftFile, p.made); err != nil {
+		p.log.Warn("what was proposed could not be written down", "error", err)
 	}
 }
 

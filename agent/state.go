@@ -3,14 +3,9 @@ package agent
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
-	"maps"
-	"math"
-	"slices"
 	"time"
 
-	"reconciler/deadline"
 	"reconciler/internal/durable"
 	"reconciler/policy"
 	"reconciler/reconcile"
@@ -34,79 +29,6 @@ type memory struct {
 	Restarts      map[string]reconcile.Restart `json:"restarts,omitempty"` // by machine UID
 	Reverts       map[string]reversion         `json:"reverts,omitempty"`  // drift that is to be corrected, by UID
 	LastContact   time.Time                    `json:"lastContact,omitzero"`
-}
-
-// clone is a copy that shares nothing with m that anybody changes.
-func (m memory) clone() memory {
-	m.Accepted = slices.Clone(m.Accepted)
-	m.Suspensions, m.Allowances, m.Ledger = slices.Clone(m.Suspensions), slices.Clone(m.Allowances), slices.Clone(m.Ledger)
-	m.Restarts, m.Reverts = maps.Clone(m.Restarts), maps.Clone(m.Reverts)
-	return m
-}
-
-// remember changes what the agent must remember.
-func (a *Agent) remember(change func(*memory)) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.keep(change)
-}
-
-// keep changes what the agent must remember: on the disk first, so that where
-// that fails nothing has changed, and the next pass decides the same again.
-// a.mu is held.
-func (a *Agent) keep(change func(*memory)) error {
-	next := a.mem.clone()
-	change(&next)
-	if err := a.store.save(stateFile, next); err != nil {
-		return err
-	}
-	a.mem = next
-	return nil
-}
-
-// account brings the uptime of deadlines forward, and gives one to what an
-// earlier build wrote. a.mu is held.
-func (a *Agent) account() error {
-	now, next := a.clock(), a.mem.clone()
-	if !next.account(now) {
-		return nil
-	}
-	return a.keep(func(m *memory) { *m = next })
-}
-
-func (m *memory) account(now deadline.Clock) (changed bool) {
-	const whatever = math.MaxInt64
-	changed = m.Ledger.Adopt(now)
-	for i := range m.Suspensions {
-		d := &m.Suspensions[i].Deadline
-		changed = d.Adopt(now, whatever) || d.Account(now) || changed
-	}
-	for i := range m.Allowances {
-		changed = m.Allowances[i].Adopt(now, whatever) || changed
-	}
-	for uid, r := range m.Reverts {
-		changed = r.Adopt(now, revertTime) || changed
-		m.Reverts[uid] = r
-	}
-	return changed
-}
-
-// applications are what was last applied, and with which revision, by object.
-type applications struct {
-	base      reconcile.Base
-	revisions map[reconcile.Key]string
-}
-
-// keepBase changes what was last applied: as keep, on the disk first. a.mu is
-// held.
-func (a *Agent) keepBase(change func(applications)) error {
-	next := applications{maps.Clone(a.base), maps.Clone(a.revisions)}
-	change(next)
-	if err := a.store.saveBase(next.base, next.revisions); err != nil {
-		return err
-	}
-	a.base, a.revisions = next.base, next.revisions
-	return nil
 }
 
 // applied is the form of base on disk.
@@ -136,14 +58,7 @@ func (s store) load(name string, out any) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	var later *durable.VersionError
-	if errors.As(err, &later) {
-		return err
-	}
-	if err != nil {
-		return fmt.Errorf("%w (move the file away to start without it: nothing is deleted then)", err)
-	}
-	return nil
+	return err
 }
 
 func (s store) save(name string, v any) error {
@@ -151,10 +66,7 @@ func (s store) save(name string, v any) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Write(name, data); err != nil {
-		return &recordError{err}
-	}
-	return nil
+	return s.Write(name, data)
 }
 
 // mapRecord is a record that is one map. The first builds wrote the map alone,
@@ -164,43 +76,30 @@ type mapRecord[V any] struct {
 }
 
 func (m *mapRecord[V]) UnmarshalJSON(data []byte) error {
-	switch v, err := durable.Version(data); {
-	case err != nil:
+	v, err := durable.Version(data)
+	if err != nil {
 		return err
-	case v == 0:
-		return json.Unmarshal(data, &m.Entries)
 	}
 	var r struct {
 		Entries map[string]V `json:"entries"`
 	}
-	if err := json.Unmarshal(data, &r); err != nil {
-		return err
+	if v == 0 {
+		err = json.Unmarshal(data, &r.Entries)
+	} else {
+		err = json.Unmarshal(data, &r)
 	}
-	if r.Entries != nil {
+	if err == nil && r.Entries != nil {
 		m.Entries = r.Entries
 	}
-	return nil
+	return err
 }
 
-// recordError says that the agent cannot remember what it is about to do, and so
-// must not begin it.
-type recordError struct{ err error }
-
-func (e *recordError) Error() string {
-	return "the agent cannot write its own records: " + e.err.Error()
-}
-func (e *recordError) Unwrap() error { return e.err }
-
-func (s store) loadBase() (reconcile.Base, map[reconcile.Key]string, error) {
-	var f applied
-	if err := s.load(baseFile, &f); err != nil {
-		return nil, nil, err
-	}
+func (f applied) maps() (reconcile.Base, map[reconcile.Key]string) {
 	base, revisions := make(reconcile.Base, len(f.Objects)), make(map[reconcile.Key]string, len(f.Objects))
 	for _, e := range f.Objects {
 		base[e.Key()], revisions[e.Key()] = e.Applied, e.Revision
 	}
-	return base, revisions, nil
+	return base, revisions
 }
 
 func (s store) saveBase(base reconcile.Base, revisions map[reconcile.Key]string) error {

@@ -49,8 +49,6 @@ type teller struct {
 	want map[string]wanted
 	said map[string]verdict
 	at   map[string]time.Time // when the forge was last told of a commit
-	// unsaved says that said is not on the disk.
-	unsaved bool
 }
 
 type wanted struct {
@@ -58,15 +56,11 @@ type wanted struct {
 	since time.Time // when its state was first wanted
 }
 
-func newTeller(f Forge, host string, s store, log *slog.Logger, events *journal) (*teller, error) {
-	t := &teller{
+func newTeller(f Forge, host string, s store, log *slog.Logger, events *journal) *teller {
+	return &teller{
 		courier: newCourier(), forge: f, context: statusContext + host, store: s, log: log, events: events,
 		want: map[string]wanted{}, said: map[string]verdict{}, at: map[string]time.Time{},
 	}
-	r := mapRecord[verdict]{t.said}
-	err := s.load(saidFile, &r)
-	t.said = r.Entries
-	return t, err
 }
 
 // tell takes what is to be said now, by commit, and what follows from it for
@@ -106,7 +100,7 @@ func (t *teller) tell(say map[string]verdict, inForce string) {
 		}
 	}
 	t.want = want
-	if dropped || t.unsaved {
+	if dropped {
 		t.save()
 	}
 	t.wake()
@@ -190,8 +184,7 @@ func (t *teller) say(ctx context.Context, commit string, v verdict) (ok bool) {
 // save writes down what the forge was told. Without it a restart repeats it,
 // which changes nothing there. t.mu is held.
 func (t *teller) save() {
-	err := t.store.save(saidFile, mapRecord[verdict]{t.said})
-	if t.unsaved = err != nil; err != nil {
-		t.log.Warn("what the forge was told could not be written down; tried again with the next pass", "error", err)
+	if err := t.store.save(saidFile, mapRecord[verdict]{t.said}); err != nil {
+		t.log.Warn("what the forge was told could not be written down", "error", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -63,16 +64,13 @@ func inBubble(t *testing.T, test func(t *testing.T, w tellerWorld)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		events, err := openJournal(dir, time.Now)
+		events, err := openJournal(filepath.Join(dir, "events.jsonl"), time.Now)
 		if err != nil {
 			t.Fatal(err)
 		}
 		log := &strings.Builder{}
 		f := &pacedForge{began: time.Now()}
-		x, err := newTeller(f, "host1", store{d}, slog.New(slog.NewTextHandler(&lockedWriter{w: log}, nil)), events)
-		if err != nil {
-			t.Fatal(err)
-		}
+		x := newTeller(f, "host1", store{d}, slog.New(slog.NewTextHandler(&lockedWriter{w: log}, nil)), events)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); x.run(ctx, x) }()

@@ -220,13 +220,11 @@ func (a *Agent) lastKnown() string {
 func (a *Agent) settleWitness(revision string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if revision != "" {
-		if err := a.keep(func(m *memory) { m.Witnessed = revision }); err != nil {
-			return err
-		}
+	a.witnessed, a.mem.Witnessed = true, revision
+	if revision == "" {
+		return nil
 	}
-	a.witnessed = true
-	return nil
+	return a.store.save(stateFile, a.mem)
 }
 
 // foreignTip is told of a tip of the status ref that is about to be replaced and
