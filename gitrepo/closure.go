@@ -8,11 +8,10 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 
 	"reconciler/gitrepo/internal/odb"
-	"reconciler/spec"
 )
 
 const (
-	maxDepth    = spec.MaxDepth
+	maxDepth    = 128 // of directories
 	typeMask    = 0o170000
 	typeDir     = 0o040000
 	typeRegular = 0o100000

@@ -150,8 +150,7 @@ func (d *differ) start(a *Action, b *Applied, again string) {
 	a.Op = OpStart
 	if h.Exit != "" {
 		a.Reason = h.Exit
-		// Who asks for it by name does not wait for a back-off.
-		if again == "" && h.RetryAt.After(d.now) {
+		if h.RetryAt.After(d.now) {
 			a.State = Waiting
 			a.Reason += "; starts again at " + h.RetryAt.UTC().Format(time.RFC3339)
 		}

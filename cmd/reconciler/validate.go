@@ -78,7 +78,7 @@ func loadDir(dir string) (*spec.Set, error) {
 		return nil, err
 	}
 	defer root.Close()
-	return spec.LoadBelow(root.FS(), inRepository(dir))
+	return spec.Load(root.FS())
 }
 
 // inRepository is where a directory lies in its repository; empty at the root,
