@@ -20,7 +20,9 @@ var damages = map[string]func([]byte) []byte{
 	"cut off": func(b []byte) []byte { return b[:len(b)/2] },
 	"zeroes":  func(b []byte) []byte { return make([]byte, len(b)) },
 	"garbled": func(b []byte) []byte { return []byte(strings.Repeat("\xff{\"", 40)) },
-	"another": func([]byte) []byte { return []byte(`{"good": 7, "objects": 7, "entries": 7, "plans": 7, "offered": 7}`) },
+	"another": func([]byte) []byte {
+		return []byte(`{"good": 7, "objects": 7, "entries": 7, "plans": 7, "offered": 7}`)
+	},
 }
 
 // records are the files of the agent that a pass leaves or reads.
@@ -147,4 +149,3 @@ func condition(a *Agent, kind string) status.Condition {
 	}
 	return status.Condition{}
 }
-
