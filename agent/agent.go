@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"reconciler/internal/durable"
@@ -91,6 +92,8 @@ type Agent struct {
 	share     *reconcile.Desired // this host's of shareOf, worked out once for many passes
 	shareOf   *spec.Set
 	owners    owners
+	places    *places                  // nil until the history was read
+	arrival   map[reconcile.Key]string // why objects that other hosts had wait, as was heard last
 	tenancy   tenancy
 	failures  map[reconcile.Key]*failure
 	running   map[reconcile.Key]*task
@@ -102,12 +105,15 @@ type Agent struct {
 	review    reviewer
 	pending   trigger
 
-	witnessed   bool              // what was in force before is known, as far as it can be
-	keyUsed     bool              // the key has signed reports before
-	keyDiffers  string            // the declared key that was complained of
-	excludes    bool              // other agents of the same host; the locks are held
-	cluster     *net.UnixListener // held against other agents of the same cluster and host
-	mustSuspend []string          // what was lost of what may have held something
+	selfUID atomic.Pointer[string] // UID of this host's object, once a tree said it
+
+	recalled    map[reconcile.Key]*reconcile.Live // what was here by the last report, where the memory was lost
+	witnessed   bool                              // what was in force before is known, as far as it can be
+	keyUsed     bool                              // the key has signed reports before
+	keyDiffers  string                            // the declared key that was complained of
+	excludes    bool                              // other agents of the same host; the locks are held
+	cluster     *net.UnixListener                 // held against other agents of the same cluster and host
+	mustSuspend []string                          // what was lost of what may have held something
 	// passFailed is what was last said to be wrong with a pass.
 	passFailed string
 }
@@ -172,6 +178,9 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a.owners = owned.Entries
+	if err := a.loadPlaces(); err != nil {
+		return nil, err
+	}
 	if err := loadRecord(a, reviewFile, &a.review.reviewMemory); err != nil {
 		return nil, err
 	}
@@ -219,7 +228,22 @@ func (a *Agent) boot(ctx context.Context) error {
 	a.mu.Lock()
 	a.set = set
 	a.mu.Unlock()
+	a.catchUp(ctx, set)
 	return nil
+}
+
+// catchUp reads the history of the revision in force where an older build never
+// did.
+func (a *Agent) catchUp(ctx context.Context, set *spec.Set) {
+	a.mu.Lock()
+	unread, good := a.places == nil, a.mem.Good
+	a.mu.Unlock()
+	if !unread {
+		return
+	}
+	if err := a.learn(ctx, good, good, set); err != nil {
+		a.log.Warn("what is new here waits: the history of the repository cannot be read", "error", err)
+	}
 }
 
 // refusal is why the newest revision is not in force.
@@ -247,6 +271,7 @@ func (a *Agent) advance(ctx context.Context) error {
 	seen := rev.Hash == a.mem.LastAttempted
 	a.mu.Unlock()
 	if rev.Hash == good && set != nil {
+		a.catchUp(ctx, set)
 		return a.settleRevision(rev, set, a.checkTenants(set), seen)
 	}
 	err = forgotten
@@ -258,6 +283,9 @@ func (a *Agent) advance(ctx context.Context) error {
 		if err = a.cfg.Source.Keep(ctx, rev.Hash); err != nil {
 			err = &refusal{"CacheFailed", "keep the revision in the cache: " + err.Error()}
 		}
+	}
+	if err == nil {
+		err = a.learn(ctx, good, rev.Hash, next)
 	}
 	if err == nil {
 		err = a.forgetWithdrawn(ctx, good, rev.Hash)
@@ -336,6 +364,9 @@ func (a *Agent) examine(ctx context.Context, hash, good string) (*spec.Set, erro
 	if err := a.belongs(set); err != nil {
 		return nil, err
 	}
+	if err := a.keepsDisks(ctx, set); err != nil {
+		return nil, err
+	}
 	if err := a.lockCluster(set.ClusterID()); err != nil {
 		return nil, &refusal{"OtherAgent", err.Error()}
 	}
@@ -353,8 +384,34 @@ func (a *Agent) belongs(set *spec.Set) error {
 	if base := set.Cluster().Spec.(*spec.Cluster).IQNBase; a.mem.IQNBase != "" && base != a.mem.IQNBase && a.hasDisks() {
 		return &refusal{"IQNBaseChanged", fmt.Sprintf("it changes iqnBase from %s to %s while disks exist", a.mem.IQNBase, base)}
 	}
-	if set.Get(spec.KindHost, a.cfg.Host) == nil {
+	if a.selfIn(set) == nil {
 		return &refusal{"HostMissing", fmt.Sprintf("Host/%s, which is this host, is not declared", a.cfg.Host)}
+	}
+	return nil
+}
+
+// keepsDisks refuses a tree that has a disk of this host somewhere else.
+func (a *Agent) keepsDisks(ctx context.Context, set *spec.Set) error {
+	a.mu.Lock()
+	have, looked, recalled := a.have, a.have.Complete[spec.KindDisk], a.recalled
+	a.mu.Unlock()
+	if !looked {
+		// The volumes' own records tell it, also when the agent's memory was lost;
+		// when that of the storage was, too, the last report does.
+		var err error
+		if have, err = a.cfg.Storage.Observe(ctx, reconcile.NewDesired(set, a.nameIn(set), "")); err != nil {
+			a.log.Warn("where disks are is known from what was last applied only", "error", err)
+		}
+		for k, h := range recalled {
+			if have.Objects[k] == nil && have.Objects != nil {
+				have.Objects[k] = h
+			}
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if errs := reconcile.Misplaced(set, a.nameIn(set), a.base, have); len(errs) > 0 {
+		return &refusal{"DiskMoved", "a disk is declared where it is not: " + errs.Error()}
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 // lost says what is gone with each file of the agent.
 var lost = map[string]string{
+	placesFile: "which other hosts have had what, until the history of the repository was read again",
 	stateFile:  "what was suspended, allowed, accepted and counted is lost, so this host is suspended: restore the file, or look at reconciler plan, then reconciler resume",
 	baseFile:   "what was applied from Git is not known: nothing is deleted that the tree does not declare",
 	ownersFile: "whose data is there is not known: where there are tenants, this host is suspended; restore the file, or look at reconciler plan, then reconciler resume",

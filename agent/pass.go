@@ -60,6 +60,10 @@ func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) 
 		if a.seekApprovals(ctx, plan, fetch) {
 			plan = a.decide(want, have)
 		}
+		if a.seekArrivals(ctx, plan, fetch) {
+			want = a.desired(set)
+			plan = a.decide(want, have)
+		}
 		if err := a.settleReview(plan, have, fetch); err != nil {
 			return plan, errors.Join(revErr, err)
 		}
@@ -88,7 +92,8 @@ func (a *Agent) desired(set *spec.Set) *reconcile.Desired {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.share == nil || a.shareOf != set || a.share.Revision != a.mem.Good {
-		share := reconcile.NewDesired(set, a.cfg.Host, a.mem.Good)
+		share := reconcile.NewDesired(set, a.nameIn(set), a.mem.Good)
+		share.Arriving = a.arriving(set)
 		if set != a.set {
 			return a.withRestarts(share)
 		}

@@ -86,6 +86,9 @@ func (a *Agent) target(ctx context.Context, name string) (Revision, *spec.Set, e
 	if err := a.belongs(set); err != nil {
 		return rev, nil, err
 	}
+	if err := a.keepsDisks(ctx, set); err != nil {
+		return rev, nil, err
+	}
 	return rev, set, a.checkTenants(set)
 }
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -279,6 +280,17 @@ func (r simSource) Load(_ context.Context, hash string) (*spec.Set, error) {
 
 func (r simSource) Descends(_ context.Context, ancestor, hash string) (bool, error) {
 	return ancestor <= hash, nil
+}
+func (r simSource) Between(_ context.Context, from, to string, _ bool) (list []Revision, err error) {
+	first, last := 0, 0
+	if from != "" {
+		_, err = fmt.Sscanf(from, "%d", &first)
+	}
+	_, err2 := fmt.Sscanf(to, "%d", &last)
+	for n := last; n > first; n-- {
+		list = append(list, Revision{Hash: fmt.Sprintf("%040d", n)})
+	}
+	return list, errors.Join(err, err2)
 }
 func (r simSource) Keep(context.Context, string) error { return nil }
 func (r simSource) Publish(context.Context, string, string, map[string][]byte, gitrepo.PushOptions) error {

@@ -177,6 +177,9 @@ func (a *Agent) witness(ctx context.Context) error {
 	r, err := a.ownReport(data, payload, signature)
 	switch {
 	case err == nil:
+		a.mu.Lock()
+		a.recalled = r.State().Objects
+		a.mu.Unlock()
 		if r.Revision != "" {
 			a.events.normal("", "ReportFound", fmt.Sprintf("the agent's memory is gone; by its own report on %s, revision %s was in force: nothing older comes into force now", ref, short(r.Revision)))
 		}

@@ -37,6 +37,13 @@ type Owner struct {
 	Access string `json:"access,omitempty"` // id of a temporary access
 }
 
+// Same says whether two owners are one: a host keeps its claims when it is
+// renamed, and launches and accesses have ids that nobody else has.
+func (o Owner) Same(p Owner) bool {
+	p.Host = o.Host
+	return o == p
+}
+
 // Claim is a disk's owner as the storage side persisted it.
 type Claim struct {
 	Disk  string `json:"disk"` // UID

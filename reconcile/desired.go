@@ -18,6 +18,11 @@ type Desired struct {
 	// Elsewhere are the objects of other hosts: Key to host. They are in the
 	// tree, so a trace of them here is no reason to delete it.
 	Elsewhere map[Key]string
+	// Formerly are names that the host had before it was renamed.
+	Formerly []string
+	// Arriving are objects of this host that may still be on another, and why
+	// they wait: what nothing here says was ever here is not made.
+	Arriving map[Key]string
 	// Restart are machines whose restart an operator asked for.
 	Restart map[Key]Restart
 	// Revert are objects whose drift an operator wants corrected, whatever their mode.
@@ -45,6 +50,9 @@ func NewDesired(set *spec.Set, host, revision string) *Desired {
 		Elsewhere: map[Key]string{},
 		Restart:   map[Key]Restart{},
 	}
+	if o := set.Get(spec.KindHost, host); o != nil {
+		d.Formerly = o.Meta.MovedFrom
+	}
 	var flat []spec.Field
 	for _, o := range set.All() {
 		if at := set.HostOf(o); at != "" && at != host {
@@ -61,6 +69,11 @@ func NewDesired(set *spec.Set, host, revision string) *Desired {
 		}
 	}
 	return d
+}
+
+// isHere says whether a name is, or was, this host's.
+func (d *Desired) isHere(host string) bool {
+	return host == d.Host || slices.Contains(d.Formerly, host)
 }
 
 func newObject(o *spec.Object, flat []spec.Field) *Object {

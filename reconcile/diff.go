@@ -61,7 +61,7 @@ type nameKey struct {
 func (d *differ) index() {
 	d.follow()
 	for k, o := range d.want.Objects {
-		if k.Kind == spec.KindHost && o.Name == d.want.Host {
+		if k.Kind == spec.KindHost && d.want.isHere(o.Name) {
 			d.cordoned = o.Get("spec.state") == spec.HostStateCordoned
 			d.hostDrift = o.Get("spec.drift")
 		}
@@ -229,7 +229,9 @@ func (d *differ) create(a *Action, b *Applied) {
 	for _, f := range a.Want.Fields {
 		a.Changes = append(a.Changes, Change{Field: f.Path, To: f.Value, cause: a.Cause, id: f.ID + a.copied(f.Path)})
 	}
-	if isNew := b == nil || !b.Done; isNew && k.Kind == spec.KindVirtualMachine && d.cordoned {
+	if b == nil && d.want.Arriving[k] != "" {
+		a.State, a.Reason = Waiting, d.want.Arriving[k]
+	} else if isNew := b == nil || !b.Done; isNew && k.Kind == spec.KindVirtualMachine && d.cordoned {
 		a.State, a.Reason = Waiting, fmt.Sprintf("Host/%s is Cordoned: nothing new starts there", d.want.Host)
 	}
 	if k.Kind == spec.KindDisk && b != nil && b.Done {
@@ -287,7 +289,7 @@ func (d *differ) remove(a *Action, b *Applied) {
 	k, h := a.Key(), a.Have
 	if at := d.want.Elsewhere[k]; at != "" {
 		a.Op, a.Cause = OpMigrate, CauseRevision
-		a.block("it is declared on host %s; moving it there is not supported yet", at)
+		a.block("it is declared on host %s; moving it there is not supported yet (%s)", at, wayBack(k.Kind))
 		return
 	}
 	if h.quarantined() {

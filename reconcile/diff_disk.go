@@ -94,7 +94,7 @@ func durationOf(s string) time.Duration {
 // leaked says why a claim belongs to nobody: its launch is gone, or the launch
 // neither has the disk nor is about to get it.
 func (d *differ) leaked(disk string, c claim.Claim) string {
-	if c.Owner.VM == "" || c.Owner.Host != d.want.Host {
+	if c.Owner.VM == "" || !d.want.isHere(c.Owner.Host) {
 		return ""
 	}
 	k := Key{spec.KindVirtualMachine, c.Owner.VM}

@@ -126,7 +126,7 @@ func (d *differ) unavailable(a *Action, to *Object) string {
 			if c.Owner.Access != "" && !c.ReadOnly {
 				return fmt.Sprintf("Disk/%s is lent to an access (%s)", to.Name, c.Owner.Access)
 			}
-			if c.Owner.Host != d.want.Host && !c.ReadOnly {
+			if !d.want.isHere(c.Owner.Host) && !c.ReadOnly {
 				return fmt.Sprintf("Disk/%s is claimed by host %s", to.Name, c.Owner.Host)
 			}
 		}

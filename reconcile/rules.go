@@ -26,6 +26,10 @@ func never(why string) rule { return rule{never: why} }
 
 const madeOnce = "the source is used only when the disk is made; raise metadata.incarnation for a fresh disk"
 
+// What is on a host and declared there is where it should be, whatever the host
+// was called: spec.host is never compared. A move is seen through Elsewhere on
+// the one host, and through Arriving on the other.
+
 // rules names every field of every kind, list entries without their key. A
 // field that is missing here fails the reflection test, and is blocked.
 var rules = map[spec.Kind]map[string]rule{
@@ -44,7 +48,7 @@ var rules = map[spec.Kind]map[string]rule{
 		"spec.drift":                free,
 	},
 	spec.KindStoragePool: {
-		"spec.host":                    never("a pool cannot move to another host"),
+		"spec.host":                    special,
 		"spec.capacity":                free,
 		"spec.overcommit":              free,
 		"spec.volumes.file.path":       never("the volumes of a pool cannot move to another path"),
@@ -74,7 +78,7 @@ var rules = map[spec.Kind]map[string]rule{
 		"spec.retention":      special,
 	},
 	spec.KindVirtualMachine: {
-		"spec.host":                           free, // a move is seen through Elsewhere
+		"spec.host":                           special,
 		"spec.powerState":                     special,
 		"spec.cpu.sockets":                    restart,
 		"spec.cpu.cores":                      restart,

@@ -87,7 +87,7 @@ func pointers(rows []Row) []*Row {
 // troubles comes before anything else: why the plan cannot be relied on.
 func (r *Report) troubles(p *page) {
 	if r.Refused != "" {
-		fmt.Fprintf(p, "### Refused: every host would refuse this merge\n\n%s\n\n", code(r.Refused))
+		fmt.Fprintf(p, "### Refused: hosts would refuse this merge\n\n%s\n\n", code(r.Refused))
 	}
 	unknown := r.unknown()
 	if len(unknown) == 0 {

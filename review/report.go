@@ -16,6 +16,8 @@ import (
 // HostInput is what is known of one host.
 type HostInput struct {
 	Host string
+	// Was is what the base calls it, where that is another name.
+	Was string
 	// New hosts come with the pull request: there is nothing on them yet.
 	New bool
 	// Gone hosts are no longer declared by the merge.
@@ -90,7 +92,7 @@ type Report struct {
 	Tree       string               `json:"tree"`
 	Impact     reconcile.Impact     `json:"impact"` // of what the pull request causes
 	Incomplete bool                 `json:"incomplete"`
-	Refused    string               `json:"refused"` // why every host would refuse the merge
+	Refused    string               `json:"refused"` // why hosts would refuse the merge
 	Summary    map[reconcile.Op]int `json:"summary"` // of what the pull request causes
 	Pending    map[reconcile.Op]int `json:"pending"`
 	Hosts      []Host               `json:"hosts"`
@@ -111,6 +113,9 @@ func Compare(in Input) *Report {
 	}
 	if in.Base != nil {
 		r.Refused = refusal(in.Base, in.Merge)
+	}
+	if r.Refused == "" {
+		r.Refused = misplaced(in)
 	}
 	hosts := slices.SortedFunc(slices.Values(in.Hosts), func(a, b HostInput) int { return cmp.Compare(a.Host, b.Host) })
 	for _, h := range hosts {
@@ -153,8 +158,11 @@ func (r *Report) add(in Input, h HostInput) {
 	want := reconcile.NewDesired(in.Merge, h.Host, in.HeadRevision)
 	was := nothing(want)
 	if in.Base != nil && !h.New {
-		was = reconcile.NewDesired(in.Base, h.Host, in.BaseRevision)
+		was = reconcile.NewDesired(in.Base, h.was(), in.BaseRevision)
+		was.Formerly, was.Host = append(slices.Clone(was.Formerly), was.Host), h.Host
+		was.Arriving = arriving(in, in.Base, h)
 	}
+	want.Arriving = arriving(in, in.Merge, h)
 	base, have := h.Base, h.Have
 	switch {
 	case h.Problem != "":

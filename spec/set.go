@@ -383,6 +383,29 @@ func (s *Set) HostOf(o *Object) string {
 	return ""
 }
 
+// PlaceOf is the Host object of HostOf: the host by its identity, which outlives
+// its name. nil where every host knows the object.
+func (s *Set) PlaceOf(o *Object) *Object {
+	if name := s.HostOf(o); name != "" {
+		return s.Get(KindHost, name)
+	}
+	return nil
+}
+
+// HostCalled is the host that has a name or once had it; a former name stays
+// taken, so there is at most one.
+func (s *Set) HostCalled(name string) *Object {
+	if o := s.Get(KindHost, name); o != nil {
+		return o
+	}
+	for _, o := range s.Of(KindHost) {
+		if slices.Contains(o.Meta.MovedFrom, name) {
+			return o
+		}
+	}
+	return nil
+}
+
 // fail is an error at a field of the entry's object.
 func (e *entry) fail(path string, at int, msg, hint string) Error {
 	file, line, col := e.src.position(path, at)

@@ -15,6 +15,7 @@ import (
 
 	"reconciler/gitrepo"
 	"reconciler/review"
+	"reconciler/spec"
 	"reconciler/trust"
 )
 
@@ -171,7 +172,7 @@ func (r *ciResult) approvable(shown string) error {
 	case len(r.errors) > 0:
 		return r.errors
 	case r.report.Refused != "":
-		return fmt.Errorf("every host would refuse the merge: %s", r.report.Refused)
+		return fmt.Errorf("hosts would refuse the merge: %s", r.report.Refused)
 	case r.moved:
 		return fmt.Errorf("the pull request has a newer head than %s", shortRev(r.head.Hash))
 	}
@@ -272,7 +273,7 @@ func (j *ciJob) completeOverride(ctx context.Context, o *review.Override) error 
 	if err != nil {
 		return err
 	}
-	if hostsOf(set)[o.Host] == nil {
+	if set == nil || set.Get(spec.KindHost, o.Host) == nil {
 		return fmt.Errorf("no Host/%s is declared", o.Host)
 	}
 	o.Cluster = set.ClusterID()

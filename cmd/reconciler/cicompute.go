@@ -179,43 +179,56 @@ func (j *ciJob) checkTenants(base, merge *spec.Set) error {
 
 // hosts reads what is known of every host of either side.
 func (j *ciJob) hosts(ctx context.Context, base, merge *spec.Set) ([]review.HostInput, error) {
-	before, after := hostsOf(base), hostsOf(merge)
 	var list []review.HostInput
-	for name, h := range before {
-		in := review.HostInput{Host: name, Gone: after[name] == nil}
-		if !in.Gone {
-			if err := j.readHost(ctx, &in, base, h); err != nil {
-				return nil, err
-			}
-			if after[name].SigningKey != h.SigningKey {
-				in.Notes = append(in.Notes, "the pull request changes its signing key; its report was checked against the base's")
-			}
+	known := map[string]bool{} // of the merge
+	for _, was := range hostsOf(base) {
+		now := sameHost(merge, was)
+		if now == nil {
+			list = append(list, review.HostInput{Host: was.Meta.Name, Gone: true})
+			continue
+		}
+		known[now.Meta.Name] = true
+		in := review.HostInput{Host: now.Meta.Name, Was: was.Meta.Name}
+		h := was.Spec.(*spec.Host)
+		if err := j.readHost(ctx, &in, base, h); err != nil {
+			return nil, err
+		}
+		if now.Spec.(*spec.Host).SigningKey != h.SigningKey {
+			in.Notes = append(in.Notes, "the pull request changes its signing key; its report was checked against the base's")
+		}
+		if in.Was != in.Host {
+			in.Notes = append(in.Notes, "it was called "+in.Was+", and stays the same host; what names it outside of the repository, as host: in its configuration, can follow later")
 		}
 		list = append(list, in)
 	}
-	for name := range after {
-		if before[name] == nil {
-			list = append(list, review.HostInput{Host: name, New: true, Notes: []string{"the pull request adds it; the plan assumes that nothing is on it yet"}})
+	for _, o := range hostsOf(merge) {
+		if !known[o.Meta.Name] {
+			list = append(list, review.HostInput{Host: o.Meta.Name, New: true, Notes: []string{"the pull request adds it; the plan assumes that nothing is on it yet"}})
 		}
 	}
 	slices.SortFunc(list, func(a, b review.HostInput) int { return strings.Compare(a.Host, b.Host) })
 	return list, nil
 }
 
-func hostsOf(set *spec.Set) map[string]*spec.Host {
-	hosts := map[string]*spec.Host{}
-	if set != nil {
-		for _, o := range set.Of(spec.KindHost) {
-			hosts[o.Meta.Name] = o.Spec.(*spec.Host)
-		}
+func hostsOf(set *spec.Set) []*spec.Object {
+	if set == nil {
+		return nil
 	}
-	return hosts
+	return set.Of(spec.KindHost)
+}
+
+// sameHost finds a host in another tree: by its identity, else by its name.
+func sameHost(set *spec.Set, h *spec.Object) *spec.Object {
+	if o := set.ByUID(h.UID); o != nil && o.Kind == spec.KindHost {
+		return o
+	}
+	return set.Get(spec.KindHost, h.Meta.Name)
 }
 
 // readHost reads the report of a host. Whatever is wrong with it is the host's
 // Problem; the error is for the repository not answering.
 func (j *ciJob) readHost(ctx context.Context, in *review.HostInput, base *spec.Set, h *spec.Host) error {
-	at := j.setup.statusRefs + in.Host
+	at := j.setup.statusRefs + in.Was
 	c, err := j.reports.Commit(ctx, at)
 	if errors.Is(err, gitrepo.ErrRevisionMissing) {
 		in.Problem = "it has reported nothing: there is no " + at + " (does its agent run? reconciler events on the host)"
@@ -225,7 +238,7 @@ func (j *ciJob) readHost(ctx context.Context, in *review.HostInput, base *spec.S
 		return fmt.Errorf("the report of host %s: %w", in.Host, err)
 	}
 	in.State = c.Hash
-	r, err := j.report(ctx, c, in.Host, base, h)
+	r, err := j.report(ctx, c, in.Was, base, h)
 	if err != nil {
 		in.Problem = err.Error()
 		return nil

@@ -239,7 +239,7 @@ func (r *ciResult) status() (forge.State, string) {
 	case len(r.errors) > 0:
 		return forge.Failure, fmt.Sprintf("%d errors: %s", len(r.errors), r.errors[0].Error())
 	case r.report.Refused != "":
-		return forge.Failure, "every host would refuse it: " + r.report.Refused
+		return forge.Failure, "hosts would refuse it: " + r.report.Refused
 	case r.report.Incomplete:
 		var names []string
 		var why string

@@ -295,7 +295,7 @@ func (e *edits) disks() []edit {
 				Disk/extra spec.size: 24Mi → 8Gi live
 				` + web + ` blocked live blocked
 				` + web + ` spec.disks[d0].size: 24Mi → 8Gi live`},
-		blocked("Disk/extra", "spec.pool", "cold", "fast", "cold", "a disk cannot change its pool"),
+		{object: "Disk/extra", field: "spec.pool", to: "cold", refused: "a disk cannot change its pool"},
 		{object: "Disk/extra", field: "spec.source.image", to: "k2", why: "raise metadata.incarnation",
 			with: []set{{"Image/k2", "spec.virtualSize", "16Mi"}},
 			plan: `Disk/extra blocked none blocked

@@ -119,7 +119,6 @@ func nameReused(t *testing.T, w *world) {
 	w.apply("remove it")
 	for _, doc := range []string{
 		disk("reused", "1Mi"),
-		strings.Replace(disk("reused", "2Mi"), "pool: fast", "pool: spare", 1),
 		diskOf("reused", "64Mi", "source: {image: seed}") + w.seed(),
 	} {
 		w.write("reused.yaml", doc+off("user", "reused"))
@@ -130,6 +129,11 @@ func nameReused(t *testing.T, w *world) {
 		if w.byUID("all", uid) == nil {
 			t.Fatal("the disk in quarantine is gone")
 		}
+	}
+	w.write("reused.yaml", strings.Replace(disk("reused", "2Mi"), "pool: fast", "pool: spare", 1))
+	w.commit("the name for a disk of another pool")
+	if out, code := w.try("reconcile", "--wait"); code != 1 || !strings.Contains(out, "a disk cannot change its pool") || !strings.Contains(out, "metadata.incarnation") {
+		t.Errorf("a disk in quarantine is declared in another pool: exit %d\n%s", code, out)
 	}
 	w.write("reused.yaml", disk("reused", "3Mi")) // larger is no other disk
 	w.apply("as it was, and larger")

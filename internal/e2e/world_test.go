@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -56,6 +57,7 @@ const (
 // world is one host with its repository.
 type world struct {
 	t      *testing.T
+	host   string // host1 if empty
 	dir    string // marks every process of the world
 	bare   string
 	work   string
@@ -239,7 +241,7 @@ func (w *world) flags() []string {
 		repo = "file://" + w.bare
 	}
 	list := []string{"--state-dir", w.state(), "--run-dir", filepath.Join(w.dir, "run"), "--image-dir", w.images,
-		"--repo", repo, "--branch", "main", "--host", "host1", "--accel", "tcg"}
+		"--repo", repo, "--branch", "main", "--host", cmp.Or(w.host, "host1"), "--accel", "tcg"}
 	if _, err := os.Stat(w.file("config.yaml")); err == nil {
 		list = append(list, "--config", w.file("config.yaml"))
 	}

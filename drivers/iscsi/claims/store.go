@@ -147,7 +147,7 @@ func (s *Store) Acquire(disk string, o claim.Owner, readOnly bool, make func(epo
 		return Admission{}, err
 	}
 	for _, a := range r.Admissions() {
-		if a.Owner == o && a.ReadOnly == readOnly && a.State == Held {
+		if a.Owner.Same(o) && a.ReadOnly == readOnly && a.State == Held {
 			return a, nil
 		}
 	}
@@ -177,7 +177,7 @@ func (s *Store) BeginRelease(disk string, o claim.Owner) ([]Admission, error) {
 	var mine []Admission
 	changed := false
 	for _, a := range r.Admissions() {
-		if a.Owner != o {
+		if !a.Owner.Same(o) {
 			continue
 		}
 		p := r.find(a.Epoch)
