@@ -254,7 +254,11 @@ func (o *observation) indexed() {
 		p := pools[r.Pool]
 		switch {
 		case p == nil:
-			o.unknown(spec.KindDisk, uid, "its pool %s has no record that can be read", r.Pool)
+			why := o.inv.broken[r.Pool]
+			if why == nil {
+				why = fmt.Errorf("there is no record of its pool %s", r.Pool)
+			}
+			o.unknown(spec.KindDisk, uid, "%v", why)
 		case p.err != nil:
 			o.unknown(spec.KindDisk, uid, "%v", p.err)
 		default:

@@ -27,6 +27,7 @@ type Store struct {
 	records map[string]Record
 	broken  map[string]error
 	floor   uint64 // no disk that is forgotten ever had a higher epoch
+	noFloor error  // why it is not known
 }
 
 type floorFile struct {
@@ -34,7 +35,7 @@ type floorFile struct {
 }
 
 // Open reads the records. One that cannot be read makes its own disk unusable
-// and no other.
+// and no other. Without the floor, those disks cannot be used that have no record.
 func Open(path string) (*Store, error) {
 	dir, err := durable.Open(path, 0o600)
 	if err != nil {
@@ -42,10 +43,11 @@ func Open(path string) (*Store, error) {
 	}
 	s := &Store{dir: dir, records: map[string]Record{}, broken: map[string]error{}}
 	var floor floorFile
-	if err := dir.ReadJSON(floorName, version, &floor); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	if err := dir.ReadJSON(floorName, version, &floor); err == nil {
+		s.floor = floor.Epoch
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		s.noFloor = fmt.Errorf("no disk can be given out for the first time, for the highest epoch of those that were purged is not known: %w", err)
 	}
-	s.floor = floor.Epoch
 	files, broken, err := durable.ReadAll(dir, suffix, version, checkFile)
 	if err != nil {
 		return nil, err
@@ -82,6 +84,9 @@ func (s *Store) get(disk string) (Record, error) {
 		return Record{}, err
 	}
 	r, ok := s.records[disk]
+	if !ok && s.noFloor != nil {
+		return Record{}, s.noFloor
+	}
 	if !ok {
 		return Record{Disk: disk, Epoch: s.floor}, nil
 	}
@@ -225,6 +230,9 @@ func (s *Store) Forget(disk string) error {
 	}
 	if !r.Idle() {
 		return fmt.Errorf("disk %s is in use", disk)
+	}
+	if s.noFloor != nil {
+		return s.noFloor
 	}
 	if r.Epoch > s.floor {
 		if err := s.dir.WriteJSON(floorName, version, floorFile{r.Epoch}); err != nil {
