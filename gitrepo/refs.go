@@ -31,6 +31,8 @@ func validRef(name string) bool {
 	return true
 }
 
+var errNoHash = errors.New("it does not hold a hash")
+
 // readRef returns the hash of a ref of the cache, "" if it is not there.
 func (r *Repo) readRef(name string) (string, error) {
 	b, err := os.ReadFile(filepath.Join(r.dir, name))
@@ -42,7 +44,7 @@ func (r *Repo) readRef(name string) (string, error) {
 	}
 	h := strings.TrimSpace(string(b))
 	if !plumbing.IsHash(h) {
-		return "", fmt.Errorf("cache %s: %s does not hold a hash", r.dir, name)
+		return "", fmt.Errorf("cache %s: %s: %w", r.dir, name, errNoHash)
 	}
 	return h, nil
 }

@@ -189,6 +189,9 @@ func (r *Repo) open() error {
 	}
 	for _, ref := range []string{r.tipRef(), pinRef} {
 		name, err := r.readRef(ref)
+		if errors.Is(err, errNoHash) { // what it held is found again with the next fetch
+			err = errors.Join(r.deleteRef(ref), r.markDamaged())
+		}
 		if err != nil {
 			return err
 		}
