@@ -6,16 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"reconciler/deadline"
 	"reconciler/internal/durable"
+	"reconciler/internal/uptime"
 	"reconciler/policy"
 	"reconciler/reconcile"
 	"reconciler/spec"
@@ -59,6 +58,8 @@ type Config struct {
 	Version  string
 	Log      *slog.Logger
 	Now      func() time.Time // default time.Now
+	// Uptime is the monotonic clock of this boot; default the kernel's.
+	Uptime func() time.Duration
 }
 
 // Agent reconciles one host.
@@ -66,7 +67,7 @@ type Agent struct {
 	cfg      Config
 	log      *slog.Logger
 	store    store
-	bootID   string
+	bootID   string     // so that a launch before a reboot is known to be gone
 	hostKey  *trust.Key // signs what it writes
 	events   *journal
 	teller   *teller       // nil without a forge
@@ -97,6 +98,7 @@ type Agent struct {
 	tenancy   tenancy
 	failures  map[reconcile.Key]*failure
 	running   map[reconcile.Key]*task
+	unwritten []*task         // that ended, and whose results are not in the records yet
 	plan      *reconcile.Plan // of the last pass
 	have      reconcile.State
 	objects   []status.Object
@@ -112,7 +114,7 @@ type Agent struct {
 	keyUsed     bool                              // the key has signed reports before
 	keyDiffers  string                            // the declared key that was complained of
 	excludes    bool                              // other agents of the same host; the locks are held
-	cluster     *net.UnixListener                 // held against other agents of the same cluster and host
+	cluster     func()                            // gives back what is held against other agents of the same cluster and host
 	mustSuspend []string                          // what was lost of what may have held something
 	// passFailed is what was last said to be wrong with a pass.
 	passFailed string
@@ -147,6 +149,9 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Uptime == nil {
+		cfg.Uptime = uptime.Up
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -159,7 +164,7 @@ func New(cfg Config) (*Agent, error) {
 		failures: map[reconcile.Key]*failure{}, running: map[reconcile.Key]*task{}, have: reconcile.NewState(),
 		slots: make(chan struct{}, cfg.Parallel), interruption: make(chan struct{}, 1),
 	}
-	if a.bootID, err = bootID(); err != nil {
+	if a.bootID, err = uptime.Boot(); err != nil {
 		return nil, err
 	}
 	if err := a.openKey(); err != nil {
@@ -191,7 +196,7 @@ func New(cfg Config) (*Agent, error) {
 	if a.mem.Restarts == nil {
 		a.mem.Restarts = map[string]reconcile.Restart{}
 	}
-	if a.events, err = openJournal(filepath.Join(cfg.StateDir, "agent", "events.jsonl"), cfg.Now); err != nil {
+	if a.events, err = openJournal(dir.Path(), cfg.Now); err != nil {
 		return nil, err
 	}
 	if a.proposer = newProposer(cfg, a.store, a.log, a.events); a.proposer != nil {
@@ -210,10 +215,9 @@ func New(cfg Config) (*Agent, error) {
 	return a, nil
 }
 
-// bootID is the kernel's, so that a launch before a reboot is known to be gone.
-func bootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(b)), err
+// clock is what deadlines are held against.
+func (a *Agent) clock() deadline.Clock {
+	return deadline.Clock{Now: a.cfg.Now(), BootID: a.bootID, Up: a.cfg.Uptime()}
 }
 
 // boot brings the last good revision into force, without the network.
@@ -255,7 +259,7 @@ type refusal struct {
 // fetchFailed is the reason while the repository cannot be reached.
 const fetchFailed = "FetchFailed"
 
-func (r *refusal) Error() string { return r.message }
+func (r *refusal) Error() string { return bounded(r.message) }
 
 // advance fetches, and brings the newest revision into force if it may be.
 // Whatever goes wrong, the last good one stays.
@@ -297,31 +301,42 @@ func (a *Agent) advance(ctx context.Context) error {
 func (a *Agent) settleRevision(rev Revision, set *spec.Set, err error, seen bool) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	before := a.mem.Refused
-	changed := !seen || err == nil && a.mem.Good != rev.Hash
-	a.mem.LastAttempted, a.mem.Refused = rev.Hash, ""
+	refused := ""
 	if err != nil {
-		a.mem.Refused = err.Error()
-	} else {
-		a.track(rev.Hash, set)
-		a.set, a.mem.Good, a.mem.Witnessed = set, rev.Hash, ""
+		refused = err.Error()
+	}
+	if seen && refused == a.mem.Refused && (err != nil || a.mem.Good == rev.Hash) {
+		if err == nil {
+			a.set = set
+		}
+		return err
+	}
+	work := err == nil && a.concerns(rev.Hash, set)
+	serr := a.keep(func(m *memory) {
+		m.LastAttempted, m.Refused = rev.Hash, refused
+		if err != nil {
+			return
+		}
+		if work {
+			m.Tracked = rev.Hash
+		}
+		m.Good, m.Witnessed = rev.Hash, ""
 		// An acceptance is for once: to go back to the revision later on is
 		// another rewrite.
-		a.mem.Accepted = slices.DeleteFunc(a.mem.Accepted, func(h string) bool { return h == rev.Hash })
-		a.mem.Cluster = set.ClusterID()
-		a.mem.IQNBase = set.Cluster().Spec.(*spec.Cluster).IQNBase
+		m.Accepted = slices.DeleteFunc(m.Accepted, func(h string) bool { return h == rev.Hash })
+		m.Cluster = set.ClusterID()
+		m.IQNBase = set.Cluster().Spec.(*spec.Cluster).IQNBase
+	})
+	if serr != nil {
+		return errors.Join(err, serr)
 	}
-	if changed || before != a.mem.Refused {
-		if serr := a.store.save(stateFile, a.mem); serr != nil {
-			return errors.Join(err, serr)
-		}
-		if err != nil {
-			a.events.warn("", "RevisionRefused", fmt.Sprintf("%s stays in force, %s is refused: %v", short(a.mem.Good), short(rev.Hash), err))
-		} else {
-			a.events.normal("", "Revision", fmt.Sprintf("%s %s", short(rev.Hash), rev.Subject))
-		}
+	if err != nil {
+		a.events.warn("", "RevisionRefused", fmt.Sprintf("%s stays in force, %s is refused: %v", short(a.mem.Good), short(rev.Hash), err))
+		return err
 	}
-	return err
+	a.set = set
+	a.events.normal("", "Revision", fmt.Sprintf("%s %s", short(rev.Hash), rev.Subject))
+	return nil
 }
 
 func short(hash string) string {

@@ -315,6 +315,72 @@ func TestCommitLiftsNothing(t *testing.T) {
 	}
 }
 
+// The wall clock is set wrong and right again, the agent is restarted: what
+// interrupts stays within the budget, a suspension lasts as long as was asked, and
+// nothing waits for years.
+func TestWallClockIsSetWrong(t *testing.T) {
+	var wall time.Duration // how far it is off
+	s := newSim(t, nil)
+	right := s.cfg.Now
+	s.cfg.Now, s.cfg.Limits = func() time.Time { return right().Add(wall) }, policy.Limits{Count: 1}
+	s.restart()
+	const small = ", memory: {size: 512Mi}"
+	s.commit(machines(simVM("a", small), simVM("b", small), simVM("c", small), simVM("d", small)))
+	s.mustPass()
+	gone := func(names ...string) {
+		t.Helper()
+		for _, name := range []string{"a", "b", "c"} {
+			if there := s.live(spec.KindVirtualMachine, name) != nil; there == slices.Contains(names, name) {
+				t.Fatalf("at %s, off by %s: machine %s is there: %t", right(), wall, name, there)
+			}
+		}
+	}
+	again := func() {
+		t.Helper()
+		s.restart()
+		s.mustPass()
+	}
+	const years = 10 * 365 * 24 * time.Hour
+	wall = years // one removal is charged in the future
+	s.commit(machines(simVM("b", small), simVM("c", small), simVM("d", small)))
+	again()
+	gone("a")
+	s.commit(machines(simVM("d", small)))
+	for _, wall = range []time.Duration{years, 0, -years, 2 * years} {
+		again()
+		gone("a")
+	}
+	wall = 0
+	s.sleep(24*time.Hour + time.Minute)
+	again()
+	if len(s.agent.mem.Ledger) == 0 || s.live(spec.KindVirtualMachine, "b") != nil && s.live(spec.KindVirtualMachine, "c") != nil {
+		t.Fatalf("a day later nothing went: %+v", s.agent.mem.Ledger)
+	}
+	// A suspension, and the clock jumps ahead.
+	err := s.agent.Suspend(t.Context(), api.SuspendRequest{Object: "VirtualMachine/d", Reason: "backup", Until: right().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	suspended := func() int {
+		t.Helper()
+		again()
+		st, err := s.agent.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(st.Suspended)
+	}
+	for _, wall = range []time.Duration{years, -years} {
+		if suspended() != 1 {
+			t.Errorf("off by %s: the suspension is over", wall)
+		}
+	}
+	s.sleep(time.Hour)
+	if suspended() != 0 {
+		t.Error("an hour later the suspension is not over")
+	}
+}
+
 func TestSuspendedUntil(t *testing.T) {
 	s := newSim(t, nil)
 	s.commit(machines(simVM("a", ", memory: {size: 512Mi}")))

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"reconciler/api"
+	"reconciler/deadline"
 	"reconciler/drift"
 	"reconciler/forge"
 	"reconciler/reconcile"
@@ -115,8 +116,8 @@ func (a *Agent) proposeDrift(plan *reconcile.Plan) {
 
 // reversion is an operator's request to correct the drift of one object.
 type reversion struct {
-	By    string    `json:"by"`
-	Until time.Time `json:"until"`
+	By string `json:"by"`
+	deadline.Deadline
 }
 
 // revertTime is how long a reversion may take. What is not corrected by then,
@@ -139,12 +140,12 @@ func (a *Agent) Revert(ctx context.Context, r api.RevertRequest) error {
 	if !slices.ContainsFunc(plan.Actions, func(act reconcile.Action) bool { return act.Key() == k && act.Drift != "" }) {
 		return &api.Error{Code: api.Conflict, Message: r.Object + " has no drift that is left alone", Hint: "reconciler plan shows what differs"}
 	}
-	now := a.cfg.Now()
+	now := a.clock()
 	err = a.remember(func(m *memory) {
 		if m.Reverts == nil {
 			m.Reverts = map[string]reversion{}
 		}
-		m.Reverts[k.UID] = reversion{By: r.Caller.Name, Until: now.Add(revertTime)}
+		m.Reverts[k.UID] = reversion{By: r.Caller.Name, Deadline: deadline.In(now, revertTime)}
 	})
 	a.audit(r.Object, "Reverted", r.Reason, r.Caller, err)
 	a.wake(trigger{why: "revert asked for"})
@@ -154,9 +155,9 @@ func (a *Agent) Revert(ctx context.Context, r api.RevertRequest) error {
 // reverts are the objects whose drift is to be corrected. a.mu is held.
 func (a *Agent) reverts(want *reconcile.Desired) map[reconcile.Key]bool {
 	var keys map[reconcile.Key]bool
-	now := a.cfg.Now()
+	now := a.clock()
 	for k := range want.Objects {
-		if r, ok := a.mem.Reverts[k.UID]; ok && now.Before(r.Until) {
+		if r, ok := a.mem.Reverts[k.UID]; ok && !r.Over(now) {
 			if keys == nil {
 				keys = map[reconcile.Key]bool{}
 			}
@@ -166,22 +167,21 @@ func (a *Agent) reverts(want *reconcile.Desired) map[reconcile.Key]bool {
 	return keys
 }
 
-// reverted forgets the requests that are fulfilled or too old, and says whether
-// there were any. a.mu is held.
-func (a *Agent) reverted(plan *reconcile.Plan) bool {
+// reverted lists the requests that are fulfilled or too old. a.mu is held.
+func (a *Agent) reverted(plan *reconcile.Plan) (uids []string) {
 	if len(a.mem.Reverts) == 0 {
-		return false
+		return nil
 	}
-	now, n := a.cfg.Now(), len(a.mem.Reverts)
+	now := a.clock()
 	open := map[string]bool{}
 	for i := range plan.Actions {
 		act := &plan.Actions[i]
 		open[act.UID] = act.Op != reconcile.OpUnchanged
 	}
 	for uid, r := range a.mem.Reverts {
-		if !open[uid] || !now.Before(r.Until) {
-			delete(a.mem.Reverts, uid)
+		if !open[uid] || r.Over(now) {
+			uids = append(uids, uid)
 		}
 	}
-	return len(a.mem.Reverts) < n
+	return uids
 }

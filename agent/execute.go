@@ -44,8 +44,9 @@ type task struct {
 	err      error // once done is closed
 	windowed bool  // it may begin because a maintenance window is open
 	charge   *policy.Charge
-	late     bool // its pass is over; a.mu
-	noted    bool // what it reached is written down; a.mu
+	restart  *reconcile.Restart // that it fulfilled; a.mu
+	late     bool               // its pass is over; a.mu
+	ended    bool               // it does not run any more; a.mu
 }
 
 // execute starts every ready action, dependencies first, a few at a time. One
@@ -113,16 +114,17 @@ func (a *Agent) await(ctx context.Context, run map[reconcile.Key]*task, t *task,
 func (a *Agent) begin(run map[reconcile.Key]*task) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err := a.writeDown(); err != nil {
+		return err
+	}
 	now := a.cfg.Now()
 	var charges []policy.Charge
 	var acts []*reconcile.Action
-	for k, t := range run {
+	for _, t := range run {
 		acts = append(acts, t.action)
 		impact := policy.Interrupts(t.action)
 		admitted, _, _ := a.cfg.Windows.Admits(impact, now)
 		t.windowed = admitted && len(a.cfg.Windows.For(impact)) > 0
-		a.base.Begin(t.action)
-		a.running[k] = t
 		if c, costs := policy.ChargeFor(t.action, now); costs {
 			charges = append(charges, c)
 			t.charge = &c
@@ -132,12 +134,24 @@ func (a *Agent) begin(run map[reconcile.Key]*task) error {
 		return err
 	}
 	if len(charges) > 0 {
-		a.mem.Ledger = a.mem.Ledger.With(now, charges)
-		if err := a.store.save(stateFile, a.mem); err != nil {
+		if err := a.keep(func(m *memory) { m.Ledger = m.Ledger.With(a.clock(), charges) }); err != nil {
 			return err
 		}
 	}
-	return a.store.saveBase(a.base, a.revisions)
+	err := a.keepBase(func(next applications) {
+		for _, t := range run {
+			next.base.Begin(t.action)
+		}
+	})
+	for k, t := range run {
+		if err == nil {
+			a.running[k] = t
+		} else if t.charge != nil { // nothing of it begins, so nothing of it costs
+			t.err = errSkipped
+			a.unwritten = append(a.unwritten, t)
+		}
+	}
+	return err
 }
 
 // finish writes down what the tasks of a pass reached; the ones that go on do
@@ -145,21 +159,15 @@ func (a *Agent) begin(run map[reconcile.Key]*task) error {
 func (a *Agent) finish(ctx context.Context, run map[reconcile.Key]*task) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	changed := false
 	for _, t := range run {
 		select {
 		case <-t.done:
-			changed = a.note(ctx, t) || changed
+			a.note(ctx, t)
 		default:
 			t.late = true
 		}
 	}
-	if changed {
-		if err := a.store.save(stateFile, a.mem); err != nil {
-			return err
-		}
-	}
-	return a.store.saveBase(a.base, a.revisions)
+	return a.writeDown()
 }
 
 // finishLate is finish for a task whose pass is over.
@@ -176,35 +184,73 @@ func (a *Agent) finishLate(ctx context.Context, t *task) {
 	a.wake(trigger{why: "an action ended"})
 }
 
-// note takes down what one task reached, and says whether the agent's memory
-// changed. a.mu is held.
-func (a *Agent) note(ctx context.Context, t *task) (changed bool) {
-	if t.noted {
-		return false
+// note takes a task that ended out of what runs. What it reached is true whether
+// or not it can be written down. a.mu is held.
+func (a *Agent) note(ctx context.Context, t *task) {
+	if t.ended {
+		return
 	}
-	t.noted = true
+	t.ended = true
 	k := t.action.Key()
 	delete(a.running, k)
 	switch {
 	case errors.Is(t.err, errSkipped):
-		if t.charge != nil { // it never began
-			a.mem.Ledger = slices.DeleteFunc(slices.Clone(a.mem.Ledger), func(c policy.Charge) bool { return c == *t.charge })
-			return true
-		}
 	case ctx.Err() != nil && t.err != nil:
+		return
 	case t.err != nil:
 		a.fail(k, t)
+		return
 	default:
 		delete(a.failures, k)
-		a.base.Finish(t.action)
-		a.revisions[k] = t.revision
-		_, asked := a.mem.Restarts[k.UID]
+		r, asked := a.mem.Restarts[k.UID]
 		if asked && (t.action.Op == reconcile.OpRestart || t.action.Op == reconcile.OpStart) {
-			delete(a.mem.Restarts, k.UID)
-			return true
+			t.restart = &r
 		}
 	}
-	return false
+	a.unwritten = append(a.unwritten, t)
+}
+
+// writeDown takes into the records what tasks reached. What could not be written
+// is written before anything else begins. a.mu is held.
+func (a *Agent) writeDown() error {
+	var of, based []*task
+	for _, t := range a.unwritten {
+		if t.restart != nil || t.err != nil && t.charge != nil {
+			of = append(of, t)
+		}
+		if t.err == nil {
+			based = append(based, t)
+		}
+	}
+	if len(of) > 0 {
+		err := a.keep(func(m *memory) {
+			for _, t := range of {
+				if t.restart == nil { // it never began
+					m.Ledger = slices.DeleteFunc(m.Ledger, func(c policy.Charge) bool {
+						return c.At.Equal(t.charge.At) && c.UID == t.charge.UID && c.Made == t.charge.Made
+					})
+				} else if m.Restarts[t.action.UID] == *t.restart {
+					delete(m.Restarts, t.action.UID)
+				}
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if len(based) > 0 {
+		err := a.keepBase(func(next applications) {
+			for _, t := range based {
+				next.base.Finish(t.action)
+				next.revisions[t.action.Key()] = t.revision
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	a.unwritten = nil
+	return nil
 }
 
 // fail lets an object rest before it is tried again. a.mu is held.
@@ -218,7 +264,7 @@ func (a *Agent) fail(k reconcile.Key, t *task) {
 	wait := min(firstRetry<<min(f.count-1, 16), lastRetry)
 	wait += time.Duration(rand.Int64N(int64(wait)/4 + 1))
 	f.next = a.cfg.Now().Add(wait)
-	if message := t.err.Error(); message != f.message {
+	if message := bounded(t.err.Error()); message != f.message {
 		f.message = message
 		a.events.failed(t.action, t.revision, fmt.Sprintf("%s: %s", t.action.Op, message))
 	}

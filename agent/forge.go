@@ -15,11 +15,11 @@ import (
 // statusContext is the start of the context of a host's commit statuses.
 const statusContext = "reconciler/"
 
-// track decides whether this host reports on a revision that is about to come
+// concerns says whether this host reports on a revision that is about to come
 // into force: if it is to be another host after it than before. a.mu is held.
-func (a *Agent) track(hash string, set *spec.Set) {
+func (a *Agent) concerns(hash string, set *spec.Set) bool {
 	if a.teller == nil || hash == a.mem.Good {
-		return
+		return false
 	}
 	next := reconcile.NewDesired(set, a.cfg.Host, hash)
 	var before *reconcile.Desired
@@ -29,10 +29,8 @@ func (a *Agent) track(hash string, set *spec.Set) {
 	case a.set != nil:
 		before = reconcile.NewDesired(a.set, a.cfg.Host, a.mem.Good)
 	}
-	if before == nil || !sameWork(before, next) {
-		a.mem.Tracked = hash
-	}
 	a.share, a.shareOf = next, set // which the pass would work out anyway
+	return before == nil || !sameWork(before, next)
 }
 
 // sameWork says whether two revisions ask the same of the host.

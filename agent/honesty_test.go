@@ -11,6 +11,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"reconciler/deadline"
 	"reconciler/policy"
 	"reconciler/reconcile"
 	"reconciler/review"
@@ -96,7 +97,7 @@ func (s *site) review(from, to *spec.Set, name string) *review.Report {
 	h := r.Hosts[0]
 	s.tell("%s approves %.8s, and later %.8s", name, h.IDs, h.Also)
 	s.offer = append(s.offer, approvedPlan{
-		Record: name, Tree: name, By: "ada", Until: honestNow.Add(time.Hour),
+		Record: name, Tree: name, By: "ada", Deadline: deadline.Deadline{Until: honestNow.Add(time.Hour)},
 		IDs: slices.Sorted(slices.Values(slices.Concat(h.IDs, h.Also))),
 	})
 	return r
@@ -504,7 +505,7 @@ func (s *site) nothingAwaits(p *reconcile.Plan) {
 		}
 		s.tell("an operator allows %s %s/%s %.8s", a.Op, a.Kind, a.Name, a.ID)
 		s.leftovers++
-		s.a.mem.Allowances = append(s.a.mem.Allowances, policy.Allowance{ID: a.ID, By: "ada", Until: honestNow.Add(time.Hour)})
+		s.a.mem.Allowances = append(s.a.mem.Allowances, policy.Allowance{ID: a.ID, By: "ada", Deadline: deadline.Deadline{Until: honestNow.Add(time.Hour)}})
 	}
 }
 

@@ -83,6 +83,9 @@ func (a *Agent) usedKey() error {
 	if a.keyUsed {
 		return nil
 	}
+	if err := a.store.Write(hostKeyUsed, nil); err != nil {
+		return err
+	}
 	a.keyUsed = true
-	return a.store.Write(hostKeyUsed, nil)
+	return nil
 }

@@ -1,71 +1,64 @@
 package agent
 
 import (
-	"bufio"
-	"bytes"
+	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
-	"io/fs"
-	"os"
-	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"reconciler/api"
-	"reconciler/internal/durable"
 	"reconciler/reconcile"
 )
 
-// journal keeps the events: the newest in memory, and on disk for audit.
+// journal keeps the events: the newest in memory, and on disk for audit. What
+// operators asked for has a file of its own, which nothing that repeats by itself
+// can crowd out of it.
 type journal struct {
-	path string
-	now  func() time.Time
+	now func() time.Time
 
 	mu     sync.Mutex
-	file   *os.File
-	size   int64
-	events []api.Event
+	events *eventFile
+	audits *eventFile
 	seq    uint64
 	more   chan struct{} // closed and made anew with every event
 }
 
-// Bounds of the journal.
+// Names of the journal's files.
 const (
-	journalKeep  = 1000    // events in memory, and left on disk when it is cut
-	journalBytes = 1 << 20 // on disk, when it is cut
+	eventsFile = "events.jsonl"
+	auditFile  = "audit.jsonl"
 )
 
-func openJournal(path string, now func() time.Time) (*journal, error) {
-	j := &journal{path: path, now: now, more: make(chan struct{})}
-	data, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+// openJournal reads the journal in a directory. The first builds kept audits
+// among the events: they are moved.
+func openJournal(dir string, now func() time.Time) (*journal, error) {
+	j := &journal{now: now, more: make(chan struct{})}
+	var err error
+	if j.audits, err = openEvents(dir, auditFile, 8<<20); err != nil {
 		return nil, err
 	}
-	lines := bufio.NewScanner(bytes.NewReader(data))
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		var e api.Event
-		// A line torn by a crash is left out.
-		if json.Unmarshal(lines.Bytes(), &e) == nil {
-			j.events = append(j.events, e)
-			j.seq = max(j.seq, e.Seq)
+	j.audits.careful = true
+	if j.events, err = openEvents(dir, eventsFile, 4<<20); err != nil {
+		return nil, err
+	}
+	last := j.audits.last()
+	isAudit := func(e api.Event) bool { return e.Type == typeAudit }
+	if old := slices.DeleteFunc(slices.Clone(j.events.list), func(e api.Event) bool { return !isAudit(e) }); len(old) > 0 {
+		// Those that a crash kept from being taken out of the events are here already.
+		old = slices.DeleteFunc(old, func(e api.Event) bool { return e.Seq <= last })
+		if err := j.audits.replace(append(j.audits.list, old...)); err != nil {
+			return nil, err
+		}
+		if err := j.events.replace(slices.DeleteFunc(j.events.list, isAudit)); err != nil {
+			return nil, err
 		}
 	}
-	j.trim()
-	j.file, err = os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err == nil && len(data) > 0 && data[len(data)-1] != '\n' {
-		_, err = j.file.WriteString("\n")
-	}
-	j.size = int64(len(data))
-	return j, err
+	j.seq = max(j.audits.last(), j.events.last())
+	return j, nil
 }
 
-func (j *journal) trim() {
-	if n := len(j.events) - journalKeep; n > 0 {
-		j.events = append([]api.Event(nil), j.events[n:]...)
-	}
-}
+const typeAudit = "Audit"
 
 func (j *journal) normal(object, reason, message string) {
 	j.add(api.Event{Type: "Normal", Object: object, Reason: reason, Message: message})
@@ -76,7 +69,7 @@ func (j *journal) warn(object, reason, message string) {
 }
 
 func (j *journal) audit(object, reason, message, by string) {
-	j.add(api.Event{Type: "Audit", Object: object, Reason: reason, Message: message, By: by})
+	j.add(api.Event{Type: typeAudit, Object: object, Reason: reason, Message: message, By: by})
 }
 
 // did is normal for an action that was carried out.
@@ -104,43 +97,19 @@ func eventAction(act *reconcile.Action, revision string) *api.EventAction {
 }
 
 // add writes an event. A full disk must not stop the agent: the event is then
-// in memory only.
+// in memory, and written with a later one.
 func (j *journal) add(e api.Event) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.seq++
-	e.Seq, e.Time = j.seq, j.now().UTC()
-	j.events = append(j.events, e)
-	if len(j.events) > 2*journalKeep {
-		j.trim()
-	}
-	line, _ := json.Marshal(e) // of strings, numbers and a time: cannot fail
-	n, _ := j.file.Write(append(line, '\n'))
-	j.size += int64(n)
-	if j.size > journalBytes {
-		j.cut()
+	e.Seq, e.Time, e.Message = j.seq, j.now().UTC(), bounded(e.Message)
+	if e.Type == typeAudit {
+		j.audits.add(e)
+	} else {
+		j.events.add(e)
 	}
 	close(j.more)
 	j.more = make(chan struct{})
-}
-
-// cut replaces the file with what is kept in memory.
-func (j *journal) cut() {
-	j.trim()
-	var b bytes.Buffer
-	for _, e := range j.events {
-		line, _ := json.Marshal(e)
-		b.Write(append(line, '\n'))
-	}
-	tmp := j.path + ".new"
-	if os.WriteFile(tmp, b.Bytes(), 0o600) != nil || os.Rename(tmp, j.path) != nil {
-		return
-	}
-	_ = durable.SyncDir(filepath.Dir(j.path)) // the old file is as good after a crash
-	if f, err := os.OpenFile(j.path, os.O_APPEND|os.O_WRONLY, 0o600); err == nil {
-		_ = j.file.Close()
-		j.file, j.size = f, int64(b.Len())
-	}
 }
 
 // after returns the events after a sequence number; it waits for one where
@@ -153,11 +122,14 @@ func (j *journal) after(ctx context.Context, seq uint64, follow bool) ([]api.Eve
 			seq = 0
 		}
 		var list []api.Event
-		for _, e := range j.events {
-			if e.Seq > seq {
-				list = append(list, e)
+		for _, f := range []*eventFile{j.events, j.audits} {
+			for _, e := range f.list {
+				if e.Seq > seq {
+					list = append(list, e)
+				}
 			}
 		}
+		slices.SortFunc(list, func(a, b api.Event) int { return cmp.Compare(a.Seq, b.Seq) })
 		more := j.more
 		j.mu.Unlock()
 		if len(list) > 0 || !follow {

@@ -130,6 +130,12 @@ func entryOf(path string) string {
 
 // halt stops a machine, or deletes it, and frees its disks.
 func (a *Agent) halt(ctx context.Context, act *reconcile.Action, in reconcile.Inputs) error {
+	_, err := a.end(ctx, act, in)
+	return err
+}
+
+// end is halt for who wants to know whether there was anything to end.
+func (a *Agent) end(ctx context.Context, act *reconcile.Action, in reconcile.Inputs) (out reconcile.Outputs, err error) {
 	in.Force = in.Force || a.forced(act.UID)
 	launch, disks := "", []string(nil)
 	if act.Have != nil && act.Have.VM != nil {
@@ -139,13 +145,10 @@ func (a *Agent) halt(ctx context.Context, act *reconcile.Action, in reconcile.In
 		}
 	}
 	in.Launch = launch
-	if _, err := a.cfg.Hypervisor.Apply(ctx, *act, in); err != nil {
-		return err
+	if out, err = a.cfg.Hypervisor.Apply(ctx, *act, in); err != nil || launch == "" {
+		return out, err
 	}
-	if launch == "" {
-		return nil
-	}
-	return a.release(ctx, a.owner(act.UID, launch), disks)
+	return out, a.release(ctx, a.owner(act.UID, launch), disks)
 }
 
 func (a *Agent) release(ctx context.Context, owner claim.Owner, disks []string) error {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"reconciler/policy"
@@ -47,6 +49,11 @@ func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) 
 			a.publish(ctx)
 		}
 	}()
+	stuck := func(have reconcile.State, err error) (*reconcile.Plan, error) {
+		err = errors.Join(revErr, err)
+		a.report(plan, have, err)
+		return plan, err
+	}
 	for round := 1; ; round++ {
 		want := a.desired(set)
 		if err := a.cfg.Storage.Ensure(ctx); err != nil {
@@ -65,10 +72,10 @@ func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) 
 			plan = a.decide(want, have)
 		}
 		if err := a.settleReview(plan, have, fetch); err != nil {
-			return plan, errors.Join(revErr, err)
+			return stuck(have, err)
 		}
 		if err := a.absorb(plan, have); err != nil {
-			return plan, errors.Join(revErr, err)
+			return stuck(have, err)
 		}
 		a.report(plan, have, revErr)
 		if plan.Empty() || round == maxRounds || ctx.Err() != nil {
@@ -78,7 +85,7 @@ func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) 
 			progress(plan.Headline())
 		}
 		if err := a.execute(want, plan, progress); err != nil {
-			return plan, errors.Join(revErr, err)
+			return stuck(have, err)
 		}
 	}
 	a.proposeDrift(plan)
@@ -149,6 +156,9 @@ const observeTimeout = time.Minute
 func (a *Agent) decide(want *reconcile.Desired, have reconcile.State) *reconcile.Plan {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	// What was charged and did not begin is not to count. Where this fails, absorb
+	// says so.
+	_ = a.writeDown()
 	now := a.cfg.Now()
 	// What is being changed right now cannot be observed as a state.
 	for k := range a.running {
@@ -186,10 +196,10 @@ func (a *Agent) decide(want *reconcile.Desired, have reconcile.State) *reconcile
 // restraints are what policy is to go by; contact says that the repository was
 // reached just now. a.mu is held.
 func (a *Agent) restraints(have reconcile.State, contact bool) policy.Input {
-	now := a.cfg.Now()
+	now := a.clock()
 	in := policy.Input{
 		Have: have, Limits: a.cfg.Limits, Ledger: a.mem.Ledger,
-		Suspensions: a.mem.Suspensions, Allowances: a.mem.Allowances, Now: now,
+		Suspensions: a.mem.Suspensions, Allowances: a.mem.Allowances, Now: now.Now, BootID: now.BootID, Up: now.Up,
 		Windows: a.cfg.Windows, Asked: a.askedRestarts(have), Ownership: a.ownership(a.set),
 	}
 	switch {
@@ -225,55 +235,72 @@ const inProgress = "in progress"
 func (a *Agent) absorb(plan *reconcile.Plan, have reconcile.State) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	changed, forgot := false, a.reverted(plan)
-	var settled []*reconcile.Action
+	if err := errors.Join(a.writeDown(), a.account()); err != nil {
+		return err
+	}
+	var settled, news []*reconcile.Action
+	var restarted []string
 	listed := make(map[reconcile.Key]bool, len(plan.Actions))
 	for i := range plan.Actions {
 		act := &plan.Actions[i]
 		k := act.Key()
 		listed[k] = true
 		if r, ok := a.mem.Restarts[k.UID]; ok && act.Have != nil && act.Have.VM != nil && act.Have.VM.Launch != r.Launch {
-			delete(a.mem.Restarts, k.UID) // fulfilled by an agent that was killed before it wrote that down
-			forgot = true
+			restarted = append(restarted, k.UID) // by an agent that was killed before it wrote that down
 		}
 		if !act.Settled() || act.Want == nil {
 			continue
 		}
 		settled = append(settled, act)
 		if b := a.base[k]; b == nil || !b.Done || b.Attempted != "" || b.Name != act.Name || !sameFields(b.Fields, act.Want.Fields) {
-			a.base.Finish(act)
-			a.revisions[k] = plan.Revision
-			changed = true
+			news = append(news, act)
 		}
 	}
 	if err := errors.Join(a.own(settled...), a.disown(listed, have)); err != nil {
 		return err
 	}
-	for k := range a.base {
-		if !listed[k] && (have.Complete[k.Kind] || !observed(k.Kind)) {
-			delete(a.base, k)
-			delete(a.revisions, k)
-			changed = true
+	gone := func(k reconcile.Key) bool { return !listed[k] && (have.Complete[k.Kind] || !observed(k.Kind)) }
+	if len(news) > 0 || slices.ContainsFunc(slices.Collect(maps.Keys(a.base)), gone) {
+		err := a.keepBase(func(next applications) {
+			for _, act := range news {
+				next.base.Finish(act)
+				next.revisions[act.Key()] = plan.Revision
+			}
+			for k := range next.base {
+				if gone(k) {
+					delete(next.base, k)
+					delete(next.revisions, k)
+				}
+			}
+		})
+		if err != nil {
+			return err
 		}
 	}
+	reverted := a.reverted(plan)
 	applied := plan.Empty() && len(a.failures) == 0 && len(a.running) == 0 && a.mem.LastApplied != plan.Revision
-	if applied {
-		a.mem.LastApplied = plan.Revision
+	if !applied && len(reverted)+len(restarted) == 0 {
+		return nil
+	}
+	err := a.keep(func(m *memory) {
+		for _, uid := range restarted {
+			delete(m.Restarts, uid)
+		}
+		for _, uid := range reverted {
+			delete(m.Reverts, uid)
+		}
+		if applied {
+			m.LastApplied = plan.Revision
+		}
+	})
+	if err == nil && applied {
 		how := " is applied: "
 		if plan.Count(reconcile.Waiting)+plan.Count(reconcile.Held)+plan.Count(reconcile.Blocked) > 0 {
 			how = " is applied as far as it can be now: "
 		}
 		a.events.normal("", "Applied", "revision "+short(plan.Revision)+how+plan.Headline())
 	}
-	if applied || forgot {
-		if err := a.store.save(stateFile, a.mem); err != nil {
-			return err
-		}
-	}
-	if !changed {
-		return nil
-	}
-	return a.store.saveBase(a.base, a.revisions)
+	return err
 }
 
 func observed(k spec.Kind) bool {
@@ -313,7 +340,7 @@ func (a *Agent) report(plan *reconcile.Plan, have reconcile.State, revErr error)
 		in.Running[k] = true
 	}
 	for _, s := range a.mem.Suspensions {
-		if s.Active(now) {
+		if s.Active(a.clock()) {
 			in.Suspended[s.Key] = true
 			in.Everything = in.Everything || s.Object == ""
 		}
@@ -341,8 +368,8 @@ func (a *Agent) hostStatus(plan *reconcile.Plan, revErr error, now time.Time) st
 		ObservedAt: now, Suspended: []status.Suspension{}, Windows: windows(a.cfg.Windows, now),
 	}
 	for _, s := range a.mem.Suspensions {
-		if s.Active(now) {
-			h.Suspended = append(h.Suspended, status.Suspension{Object: s.Object, Reason: s.Reason, By: s.By, Since: s.Since, Until: s.Until})
+		if c := a.clock(); s.Active(c) {
+			h.Suspended = append(h.Suspended, status.Suspension{Object: s.Object, Reason: s.Reason, By: s.By, Since: s.Since, Until: s.When(c)})
 		}
 	}
 	ready := status.Condition{Type: status.Ready, Status: status.True, Reason: "Applied"}
@@ -363,12 +390,15 @@ func (a *Agent) hostStatus(plan *reconcile.Plan, revErr error, now time.Time) st
 		}
 	}
 	var r *refusal
-	if errors.As(revErr, &r) {
-		stalled.Status, stalled.Reason, stalled.Message = status.True, r.reason, r.message
+	var unwritten *recordError
+	if errors.As(revErr, &unwritten) {
+		stalled.Status, stalled.Reason, stalled.Message = status.True, "RecordsNotWritten", unwritten.Error()+" (nothing is begun until it can)"
+	} else if errors.As(revErr, &r) {
+		stalled.Status, stalled.Reason, stalled.Message = status.True, r.reason, r.Error()
 	} else if a.mem.Refused != "" {
 		stalled.Status, stalled.Reason, stalled.Message = status.True, "Refused", a.mem.Refused
 	} else if revErr != nil {
-		stalled.Status, stalled.Reason, stalled.Message = status.True, "Failed", revErr.Error()
+		stalled.Status, stalled.Reason, stalled.Message = status.True, "Failed", bounded(revErr.Error())
 	}
 	if stalled.Status == status.True {
 		ready.Status, ready.Reason, ready.Message = status.False, stalled.Reason, stalled.Message

@@ -52,8 +52,9 @@ type proposer struct {
 	log     *slog.Logger
 	events  *journal
 
-	mu   sync.Mutex // guards what follows
-	made made
+	mu      sync.Mutex // guards what follows
+	made    made
+	unsaved bool // made is not on the disk
 }
 
 func newProposer(cfg Config, s store, log *slog.Logger, events *journal) *proposer {
@@ -82,6 +83,9 @@ func (p *proposer) proposed() drift.Proposal {
 func (p *proposer) offer(next proposal, now time.Time) (fresh []drift.Item, notes []drift.Note) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.unsaved {
+		p.save()
+	}
 	known := p.made.Offered.Proposal
 	same := next.digest() == p.made.Offered.digest()
 	if same || len(next.Proposal.Items)+len(next.Proposal.Notes) == 0 && len(known.Items)+len(known.Notes) == 0 && p.made.Commit == "" {
@@ -115,8 +119,9 @@ func (p *proposer) offer(next proposal, now time.Time) (fresh []drift.Item, note
 
 // save writes down what was offered and done. p.mu is held.
 func (p *proposer) save() {
-	if err := p.store.save(driftFile, p.made); err != nil {
-		p.log.Warn("what was proposed could not be written down", "error", err)
+	err := p.store.save(driftFile, p.made)
+	if p.unsaved = err != nil; err != nil {
+		p.log.Warn("what was proposed could not be written down; tried again with the next pass", "error", err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"reconciler/deadline"
 	"reconciler/policy"
 	"reconciler/reconcile"
 	"reconciler/review"
@@ -39,11 +40,11 @@ type reviewMemory struct {
 
 // approvedPlan is an approval whose signature was found good.
 type approvedPlan struct {
-	Record string    `json:"record"` // SHA-256 of the record
-	Tree   string    `json:"tree"`
-	By     string    `json:"by"`
-	Until  time.Time `json:"until"`
-	IDs    []string  `json:"ids"`
+	Record string `json:"record"` // SHA-256 of the record
+	Tree   string `json:"tree"`
+	By     string `json:"by"`
+	deadline.Deadline
+	IDs []string `json:"ids"`
 	// Parts are the actions that were seen, by KIND/UID: a part of one of them
 	// is approved with it.
 	Parts map[string]approvedPart `json:"parts,omitempty"`
@@ -82,17 +83,17 @@ func (a *Agent) holdUnreviewed(want *reconcile.Desired, plan *reconcile.Plan) (a
 		return nil, nil
 	}
 	r, inUse := &a.review, map[string]bool{}
-	now := a.cfg.Now()
+	now := a.clock()
 	hold := policy.Review{
 		Approved: map[string]bool{}, Beyond: map[string]string{}, Asked: map[reconcile.Key]bool{},
-		Allowances: a.mem.Allowances, Now: now,
+		Allowances: a.mem.Allowances, Clock: now,
 	}
 	for uid := range a.mem.Restarts {
 		hold.Asked[reconcile.Key{Kind: spec.KindVirtualMachine, UID: uid}] = true
 	}
 	var names []string
 	for _, p := range r.Plans {
-		if now.Before(p.Until) {
+		if !p.Over(now) {
 			names = append(names, p.By)
 		}
 	}
@@ -105,7 +106,7 @@ func (a *Agent) holdUnreviewed(want *reconcile.Desired, plan *reconcile.Plan) (a
 		}
 		for j := range r.Plans {
 			p := &r.Plans[j]
-			if !now.Before(p.Until) || !p.contains(act, ask) {
+			if p.Over(now) || !p.contains(act, ask) {
 				continue
 			}
 			hold.Approved[act.ID], inUse[p.Record] = true, true
@@ -323,7 +324,7 @@ func (a *Agent) findApprovals(ctx context.Context, files map[string][]byte, from
 	}
 	for i := range list {
 		o := &list[i]
-		o.plan = approvedPlan{Record: sum(o.Signed), Tree: o.rec.Tree, By: o.by, Until: o.rec.Until}
+		o.plan = approvedPlan{Record: sum(o.Signed), Tree: o.rec.Tree, By: o.by, Deadline: deadline.At(a.clock(), o.rec.Until)}
 		o.plan.IDs = slices.Sorted(slices.Values(slices.Concat(o.rec.IDs, o.rec.Also)))
 	}
 	for i := range chain[:oldest] {
@@ -443,7 +444,7 @@ func (a *Agent) takeOverrides(files map[string][]byte, plan *reconcile.Plan) boo
 			a.refuseRecord(s, err)
 			continue
 		}
-		l := policy.Allowance{ID: rec.Digest, IDs: rec.IDs, Reason: rec.Reason, By: "override by " + signerName(signer), Until: rec.Until}
+		l := policy.Allowance{ID: rec.Digest, IDs: rec.IDs, Reason: rec.Reason, By: "override by " + signerName(signer), Deadline: deadline.At(a.clock(), rec.Until)}
 		if rec.Digest == "" {
 			l.ID = rec.IDs[0]
 		} else {
@@ -452,10 +453,14 @@ func (a *Agent) takeOverrides(files map[string][]byte, plan *reconcile.Plan) boo
 		if a.allowed(l.ID, l.Until) {
 			continue
 		}
-		a.mem.Allowances = slices.DeleteFunc(a.mem.Allowances, func(l policy.Allowance) bool { return !now.Before(l.Until) })
-		a.mem.Allowances = append(a.mem.Allowances, l)
-		if err := a.store.save(stateFile, a.mem); err != nil {
-			a.log.Error("an override could not be written down", "error", err)
+		err = a.keep(func(m *memory) {
+			m.Allowances = slices.DeleteFunc(m.Allowances, func(l policy.Allowance) bool { return l.Over(a.clock()) })
+			m.Allowances = append(m.Allowances, l)
+		})
+		if err != nil {
+			a.log.Error("an override could not be written down; it is looked for again", "error", err)
+			a.review.looked = time.Time{}
+			continue
 		}
 		found = true
 		a.events.audit("", "Overridden", fmt.Sprintf("%s until %s: %s", l.ID, l.Until.Format(time.RFC3339), l.Reason), signerName(signer))
@@ -488,24 +493,34 @@ func (a *Agent) settleReview(plan *reconcile.Plan, have reconcile.State, looked 
 	if !a.cfg.Review.Required {
 		return nil
 	}
-	r, now := &a.review, a.cfg.Now()
+	r, now := &a.review, a.clock()
 	if looked {
 		a.tellUnreviewed(plan)
 	}
-	over := func(p approvedPlan) bool { return !now.Before(p.Until) }
+	over := func(p approvedPlan) bool { return p.Over(now) }
 	if len(r.awaits) == 0 && a.allSeen(plan, have) {
-		over = func(p approvedPlan) bool { return !now.Before(p.Until) || !r.inUse[p.Record] }
+		over = func(p approvedPlan) bool { return p.Over(now) || !r.inUse[p.Record] }
 		if r.Base != plan.Revision {
 			r.Base, r.dirty = plan.Revision, true
 		}
 	}
 	n := len(r.Plans)
 	r.Plans = slices.DeleteFunc(r.Plans, over)
-	if len(r.Plans) == n && !r.dirty {
+	r.dirty = r.dirty || len(r.Plans) < n
+	return a.keepReview()
+}
+
+// keepReview writes down what is known of approvals, if that changed. Nothing
+// runs that counts on it before that. a.mu is held.
+func (a *Agent) keepReview() error {
+	if !a.review.dirty {
 		return nil
 	}
-	r.dirty = false
-	return a.store.save(reviewFile, r.reviewMemory)
+	if err := a.store.save(reviewFile, a.review.reviewMemory); err != nil {
+		return err
+	}
+	a.review.dirty = false
+	return nil
 }
 
 // allSeen says that the plan shows all that the commit asks for: an object that

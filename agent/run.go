@@ -319,6 +319,24 @@ func (a *Agent) outstanding() (running <-chan struct{}, retry time.Duration, fai
 	return running, retry, failed
 }
 
+// forgive lets an object that rests be tried at once, and what it needs: a person
+// named it.
+func (a *Agent) forgive(k reconcile.Key) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.failures, k)
+	if a.plan == nil {
+		return
+	}
+	for i := range a.plan.Actions {
+		if act := &a.plan.Actions[i]; act.Key() == k {
+			for _, dep := range act.Dependencies() {
+				delete(a.failures, dep)
+			}
+		}
+	}
+}
+
 // forgiveFailures lets what rests be tried at once: a person asked for it.
 func (a *Agent) forgiveFailures() {
 	a.mu.Lock()

@@ -26,6 +26,7 @@ import (
 type sim struct {
 	t     *testing.T
 	dir   string
+	named string // the cluster, for what must come out the same twice
 	cfg   Config // for the next agent
 	agent *Agent
 	log   *strings.Builder
@@ -48,14 +49,15 @@ type begun struct {
 }
 
 func newSim(t *testing.T, change func(*Config)) *sim {
-	s := &sim{t: t, dir: t.TempDir(), now: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC), state: reconcile.NewState(), log: &strings.Builder{}}
+	started := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
+	s := &sim{t: t, dir: t.TempDir(), now: started, state: reconcile.NewState(), log: &strings.Builder{}}
 	for _, k := range spec.Kinds {
 		s.state.Complete[k] = k == spec.KindVirtualMachine || k == spec.KindDisk || k == spec.KindStoragePool
 	}
 	s.cfg = Config{
 		// Agents of one repository, or of one cluster, keep each other out.
 		Host: "host1", Repo: s.dir, StateDir: s.dir, RunDir: s.dir, Source: simSource{s: s}, Hypervisor: simHypervisor{s: s}, Storage: simStorage{s: s},
-		Limits: policy.Limits{Count: 100}, Now: s.clock,
+		Limits: policy.Limits{Count: 100}, Now: s.clock, Uptime: func() time.Duration { return s.clock().Sub(started) },
 		Log: slog.New(slog.NewTextHandler(&lockedWriter{w: s.log}, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
 	if change != nil {
@@ -100,6 +102,9 @@ func (s *sim) sleep(d time.Duration) {
 
 // cluster is a name that no other test has, in whatever process it runs.
 func (s *sim) cluster() string {
+	if s.named != "" {
+		return s.named
+	}
 	return fmt.Sprintf("demo-%x", sha256.Sum256([]byte(s.dir)))[:20]
 }
 

@@ -4,8 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
+	"math"
+	"slices"
 	"time"
 
+	"reconciler/deadline"
 	"reconciler/internal/durable"
 	"reconciler/policy"
 	"reconciler/reconcile"
@@ -29,6 +33,79 @@ type memory struct {
 	Restarts      map[string]reconcile.Restart `json:"restarts,omitempty"` // by machine UID
 	Reverts       map[string]reversion         `json:"reverts,omitempty"`  // drift that is to be corrected, by UID
 	LastContact   time.Time                    `json:"lastContact,omitzero"`
+}
+
+// clone is a copy that shares nothing with m that anybody changes.
+func (m memory) clone() memory {
+	m.Accepted = slices.Clone(m.Accepted)
+	m.Suspensions, m.Allowances, m.Ledger = slices.Clone(m.Suspensions), slices.Clone(m.Allowances), slices.Clone(m.Ledger)
+	m.Restarts, m.Reverts = maps.Clone(m.Restarts), maps.Clone(m.Reverts)
+	return m
+}
+
+// remember changes what the agent must remember.
+func (a *Agent) remember(change func(*memory)) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.keep(change)
+}
+
+// keep changes what the agent must remember: on the disk first, so that where
+// that fails nothing has changed, and the next pass decides the same again.
+// a.mu is held.
+func (a *Agent) keep(change func(*memory)) error {
+	next := a.mem.clone()
+	change(&next)
+	if err := a.store.save(stateFile, next); err != nil {
+		return err
+	}
+	a.mem = next
+	return nil
+}
+
+// account brings the uptime of deadlines forward, and gives one to what an
+// earlier build wrote. a.mu is held.
+func (a *Agent) account() error {
+	now, next := a.clock(), a.mem.clone()
+	if !next.account(now) {
+		return nil
+	}
+	return a.keep(func(m *memory) { *m = next })
+}
+
+func (m *memory) account(now deadline.Clock) (changed bool) {
+	const whatever = math.MaxInt64
+	changed = m.Ledger.Adopt(now)
+	for i := range m.Suspensions {
+		d := &m.Suspensions[i].Deadline
+		changed = d.Adopt(now, whatever) || d.Account(now) || changed
+	}
+	for i := range m.Allowances {
+		changed = m.Allowances[i].Adopt(now, whatever) || changed
+	}
+	for uid, r := range m.Reverts {
+		changed = r.Adopt(now, revertTime) || changed
+		m.Reverts[uid] = r
+	}
+	return changed
+}
+
+// applications are what was last applied, and with which revision, by object.
+type applications struct {
+	base      reconcile.Base
+	revisions map[reconcile.Key]string
+}
+
+// keepBase changes what was last applied: as keep, on the disk first. a.mu is
+// held.
+func (a *Agent) keepBase(change func(applications)) error {
+	next := applications{maps.Clone(a.base), maps.Clone(a.revisions)}
+	change(next)
+	if err := a.store.saveBase(next.base, next.revisions); err != nil {
+		return err
+	}
+	a.base, a.revisions = next.base, next.revisions
+	return nil
 }
 
 // applied is the form of base on disk.
@@ -66,7 +143,10 @@ func (s store) save(name string, v any) error {
 	if err != nil {
 		return err
 	}
-	return s.Write(name, data)
+	if err := s.Write(name, data); err != nil {
+		return &recordError{err}
+	}
+	return nil
 }
 
 // mapRecord is a record that is one map. The first builds wrote the map alone,
@@ -93,6 +173,15 @@ func (m *mapRecord[V]) UnmarshalJSON(data []byte) error {
 	}
 	return err
 }
+
+// recordError says that the agent cannot remember what it is about to do, and so
+// must not begin it.
+type recordError struct{ err error }
+
+func (e *recordError) Error() string {
+	return "the agent cannot write its own records: " + e.err.Error()
+}
+func (e *recordError) Unwrap() error { return e.err }
 
 func (f applied) maps() (reconcile.Base, map[reconcile.Key]string) {
 	base, revisions := make(reconcile.Base, len(f.Objects)), make(map[reconcile.Key]string, len(f.Objects))

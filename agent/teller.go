@@ -49,6 +49,8 @@ type teller struct {
 	want map[string]wanted
 	said map[string]verdict
 	at   map[string]time.Time // when the forge was last told of a commit
+	// unsaved says that said is not on the disk.
+	unsaved bool
 }
 
 type wanted struct {
@@ -100,7 +102,7 @@ func (t *teller) tell(say map[string]verdict, inForce string) {
 		}
 	}
 	t.want = want
-	if dropped {
+	if dropped || t.unsaved {
 		t.save()
 	}
 	t.wake()
@@ -184,7 +186,8 @@ func (t *teller) say(ctx context.Context, commit string, v verdict) (ok bool) {
 // save writes down what the forge was told. Without it a restart repeats it,
 // which changes nothing there. t.mu is held.
 func (t *teller) save() {
-	if err := t.store.save(saidFile, mapRecord[verdict]{t.said}); err != nil {
-		t.log.Warn("what the forge was told could not be written down", "error", err)
+	err := t.store.save(saidFile, mapRecord[verdict]{t.said})
+	if t.unsaved = err != nil; err != nil {
+		t.log.Warn("what the forge was told could not be written down; tried again with the next pass", "error", err)
 	}
 }

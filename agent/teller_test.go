@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -64,7 +63,7 @@ func inBubble(t *testing.T, test func(t *testing.T, w tellerWorld)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		events, err := openJournal(filepath.Join(dir, "events.jsonl"), time.Now)
+		events, err := openJournal(dir, time.Now)
 		if err != nil {
 			t.Fatal(err)
 		}

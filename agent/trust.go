@@ -223,11 +223,13 @@ func (a *Agent) lastKnown() string {
 func (a *Agent) settleWitness(revision string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.witnessed, a.mem.Witnessed = true, revision
-	if revision == "" {
-		return nil
+	if revision != "" {
+		if err := a.keep(func(m *memory) { m.Witnessed = revision }); err != nil {
+			return err
+		}
 	}
-	return a.store.save(stateFile, a.mem)
+	a.witnessed = true
+	return nil
 }
 
 // foreignTip is told of a tip of the status ref that is about to be replaced and

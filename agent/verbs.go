@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"reconciler/api"
+	"reconciler/deadline"
 	"reconciler/policy"
 	"reconciler/reconcile"
 	"reconciler/spec"
@@ -46,14 +47,6 @@ func (a *Agent) Reconcile(ctx context.Context, r api.ReconcileRequest, progress 
 // Events are the journal's.
 func (a *Agent) Events(ctx context.Context, after uint64, follow bool) ([]api.Event, error) {
 	return a.events.after(ctx, after, follow)
-}
-
-// remember changes what the agent must remember, and saves it.
-func (a *Agent) remember(change func(*memory)) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	change(&a.mem)
-	return a.store.save(stateFile, a.mem)
 }
 
 // find looks an object up by kind and name, in the tree or among what is here.
@@ -103,9 +96,13 @@ func (a *Agent) Suspend(_ context.Context, r api.SuspendRequest) error {
 	if !r.Until.IsZero() && !r.Until.After(now) {
 		return api.Errorf(api.Invalid, "until %s is in the past", r.Until.Format(time.RFC3339))
 	}
+	var until deadline.Deadline
+	if !r.Until.IsZero() {
+		until = deadline.At(a.clock(), r.Until)
+	}
 	err := a.remember(func(m *memory) {
-		m.Suspensions = slices.DeleteFunc(m.Suspensions, func(s policy.Suspension) bool { return s.Key == k || !s.Active(now) })
-		m.Suspensions = append(m.Suspensions, policy.Suspension{Key: k, Object: r.Object, Reason: r.Reason, By: r.Caller.Name, Since: now, Until: r.Until})
+		m.Suspensions = slices.DeleteFunc(m.Suspensions, func(s policy.Suspension) bool { return s.Key == k || !s.Active(a.clock()) })
+		m.Suspensions = append(m.Suspensions, policy.Suspension{Key: k, Object: r.Object, Reason: r.Reason, By: r.Caller.Name, Since: now, Deadline: until})
 	})
 	a.audit(r.Object, "Suspended", r.Reason, r.Caller, err)
 	return err
@@ -151,10 +148,10 @@ func (a *Agent) Allow(ctx context.Context, r api.AllowRequest) error {
 	if err != nil {
 		return err
 	}
-	now := a.cfg.Now()
+	now := a.clock()
 	err = a.remember(func(m *memory) {
-		m.Allowances = slices.DeleteFunc(m.Allowances, func(l policy.Allowance) bool { return !now.Before(l.Until) })
-		m.Allowances = append(m.Allowances, policy.Allowance{ID: r.ID, IDs: ids, Reason: r.Reason, By: r.Caller.Name, Until: now.Add(r.For)})
+		m.Allowances = slices.DeleteFunc(m.Allowances, func(l policy.Allowance) bool { return l.Over(now) })
+		m.Allowances = append(m.Allowances, policy.Allowance{ID: r.ID, IDs: ids, Reason: r.Reason, By: r.Caller.Name, Deadline: deadline.In(now, r.For)})
 	})
 	a.audit("", "Allowed", fmt.Sprintf("%s for %s: %s", r.ID, r.For, r.Reason), r.Caller, err)
 	a.wake(trigger{why: "allowed"})
@@ -218,6 +215,9 @@ func (a *Agent) Restart(_ context.Context, r api.MachineRequest) error {
 		return err
 	}
 	err = a.remember(func(m *memory) { m.Restarts[k.UID] = reconcile.Restart{Why: why, Launch: launch} })
+	if err == nil {
+		a.forgive(k)
+	}
 	a.audit("VirtualMachine/"+r.Name, "Restart", why, r.Caller, err)
 	a.wake(trigger{why: "restart asked for"})
 	return err
@@ -263,10 +263,10 @@ func (a *Agent) forced(uid string) bool {
 
 // Stop stops a machine now. The next pass starts it again where it is declared
 // Running and not suspended.
-func (a *Agent) Stop(ctx context.Context, r api.MachineRequest) error {
+func (a *Agent) Stop(ctx context.Context, r api.MachineRequest) (api.StopResult, error) {
 	k, err := a.find(spec.KindVirtualMachine, r.Name)
 	if err != nil {
-		return err
+		return api.StopResult{}, err
 	}
 	a.audit("VirtualMachine/"+r.Name, "Stop", "", r.Caller, nil)
 	a.pass.Lock()
@@ -275,17 +275,17 @@ func (a *Agent) Stop(ctx context.Context, r api.MachineRequest) error {
 	set := a.set
 	a.mu.Unlock()
 	if set == nil {
-		return errNoRevision
+		return api.StopResult{}, errNoRevision
 	}
 	want := a.desired(set)
 	have, err := a.observe(ctx, want)
 	if err != nil {
-		return err
+		return api.StopResult{}, err
 	}
 	h := have.Objects[k]
 	if h == nil || h.VM == nil {
 		if why := have.Unknown[k]; why != "" && !r.Force {
-			return api.Errorf(api.Invalid, "%s (--force ends it)", why)
+			return api.StopResult{}, api.Errorf(api.Invalid, "%s (--force ends it)", why)
 		}
 		h = &reconcile.Live{Object: reconcile.Object{Kind: k.Kind, UID: k.UID, Name: r.Name}, VM: &reconcile.LiveVM{}}
 	}
@@ -293,7 +293,12 @@ func (a *Agent) Stop(ctx context.Context, r api.MachineRequest) error {
 		Kind: k.Kind, Name: r.Name, UID: k.UID, Host: a.cfg.Host, Op: reconcile.OpStop, Cause: reconcile.CauseRevision,
 		Impact: reconcile.ImpactStop, State: reconcile.Ready, Want: want.Objects[k], Have: h,
 	}
-	return a.halt(ctx, act, reconcile.Inputs{BootID: a.bootID, Force: r.Force, Progress: func(string, ...any) {}})
+	out, err := a.end(ctx, act, reconcile.Inputs{BootID: a.bootID, Force: r.Force, Progress: func(string, ...any) {}})
+	result := api.StopResult{Idle: out.Idle}
+	if out.Idle {
+		result.Why = have.Unknown[k]
+	}
+	return result, err
 }
 
 // Undelete keeps a quarantined disk without a deadline.

@@ -89,5 +89,6 @@ func (a *Agent) forgetWithdrawn(ctx context.Context, good, next string) error {
 		a.log.Warn("approvals are looked for anew: what came after them cannot be told", "error", err)
 		a.review.Plans = nil
 	}
-	return a.store.save(reviewFile, a.review.reviewMemory)
+	a.review.dirty = true
+	return a.keepReview()
 }

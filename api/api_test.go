@@ -126,7 +126,10 @@ func TestCalls(t *testing.T) {
 		}},
 		{"accept", func() error { return c.Accept(ctx, api.AcceptRequest{Rev: "ffff", Reason: "rewritten"}) }},
 		{"restart", func() error { return c.Restart(ctx, api.MachineRequest{Name: "web-1", Force: true}) }},
-		{"stop", func() error { return c.Stop(ctx, api.MachineRequest{Name: "web-1", Force: true}) }},
+		{"stop", func() error {
+			_, err := c.Stop(ctx, api.MachineRequest{Name: "web-1", Force: true})
+			return err
+		}},
 	} {
 		if err := call.do(); err != nil {
 			t.Errorf("%s: %v", call.name, err)

@@ -209,9 +209,8 @@ func (c *Client) Restart(ctx context.Context, r MachineRequest) error {
 }
 
 // Stop implements Agent.
-func (c *Client) Stop(ctx context.Context, r MachineRequest) error {
-	_, err := watch[none](ctx, c, "/v1/stop", r, nil)
-	return err
+func (c *Client) Stop(ctx context.Context, r MachineRequest) (StopResult, error) {
+	return watch[StopResult](ctx, c, "/v1/stop", r, nil)
 }
 
 // Undelete implements Agent.

@@ -113,9 +113,9 @@ func (s *server) routes() http.Handler {
 		r.Caller = c
 		return none{}, a.Restart(ctx, r)
 	}))
-	mux.HandleFunc("POST /v1/stop", stream(s, func(ctx context.Context, r MachineRequest, c Caller, _ func(string)) (none, error) {
+	mux.HandleFunc("POST /v1/stop", stream(s, func(ctx context.Context, r MachineRequest, c Caller, _ func(string)) (StopResult, error) {
 		r.Caller = c
-		return none{}, a.Stop(ctx, r)
+		return a.Stop(ctx, r)
 	}))
 	mux.HandleFunc("POST /v1/undelete", stream(s, func(ctx context.Context, r UndeleteRequest, c Caller, _ func(string)) (UndeleteResult, error) {
 		r.Caller = c

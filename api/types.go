@@ -24,7 +24,7 @@ type Agent interface {
 	Allow(ctx context.Context, r AllowRequest) error
 	Accept(ctx context.Context, r AcceptRequest) error
 	Restart(ctx context.Context, r MachineRequest) error
-	Stop(ctx context.Context, r MachineRequest) error
+	Stop(ctx context.Context, r MachineRequest) (StopResult, error)
 	Undelete(ctx context.Context, r UndeleteRequest) (UndeleteResult, error)
 	Revert(ctx context.Context, r RevertRequest) error
 	Import(ctx context.Context, r ImportRequest) (ImportResult, error)
@@ -171,6 +171,19 @@ type Access struct {
 	ReadOnly   bool      `json:"readOnly,omitempty" yaml:"readOnly,omitempty"`
 	Until      time.Time `json:"until" yaml:"until"`
 	By         string    `json:"by,omitempty" yaml:"by,omitempty"`
+	// Sessions are logged in now.
+	Sessions []AccessSession `json:"sessions,omitempty" yaml:"sessions,omitempty"`
+}
+
+// AccessSession is one initiator that is logged in. It has one session of an access.
+type AccessSession struct {
+	Initiator string    `json:"initiator" yaml:"initiator"`
+	Address   string    `json:"address" yaml:"address"`
+	Since     time.Time `json:"since" yaml:"since"`
+	// Replaced counts the earlier sessions that ended because it logged in again;
+	// the last came from ReplacedFrom.
+	Replaced     int    `json:"replaced,omitempty" yaml:"replaced,omitempty"`
+	ReplacedFrom string `json:"replacedFrom,omitempty" yaml:"replacedFrom,omitempty"`
 }
 
 // EndAccessRequest ends an access.
@@ -188,6 +201,12 @@ type ClearRequest struct {
 // ClearResult is what was reserved, in words.
 type ClearResult struct {
 	Cleared []string `json:"cleared" yaml:"cleared"`
+}
+
+// StopResult says what came of a stop.
+type StopResult struct {
+	Idle bool   `json:"idle,omitempty"` // there was no process, so nothing was done
+	Why  string `json:"why,omitempty"`  // the machine could not be observed, and why
 }
 
 // Console is where the serial console of a machine is.

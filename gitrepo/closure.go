@@ -8,10 +8,11 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 
 	"reconciler/gitrepo/internal/odb"
+	"reconciler/spec"
 )
 
 const (
-	maxDepth    = 128 // of directories
+	maxDepth    = spec.MaxDepth
 	typeMask    = 0o170000
 	typeDir     = 0o040000
 	typeRegular = 0o100000

@@ -110,7 +110,7 @@ func (d *differ) read(h hash, dir string, isNew bool) ([]side, error) {
 		if d.entries++; d.entries > 2*d.limits.Entries {
 			return &PathError{Path: orRoot(dir), Reason: TooManyFiles}
 		}
-		class, err := classify(e, name)
+		class, err := classify(d.cur, e, name)
 		if err != nil && isNew {
 			return err
 		}

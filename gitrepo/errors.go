@@ -8,6 +8,7 @@ import (
 
 	"reconciler/gitrepo/internal/odb"
 	"reconciler/gitrepo/internal/wire"
+	"reconciler/spec"
 )
 
 // Errors of the remote side. Every error that Fetch, Commit and PushFiles
@@ -66,10 +67,10 @@ func (e *NonFastForwardError) Error() string {
 type Reason string
 
 const (
-	Symlink      Reason = "symbolic link"
-	Submodule    Reason = "submodule"
-	BadName      Reason = "unsafe name"
-	NotUTF8      Reason = "name is not UTF-8"
+	Symlink      Reason = spec.ReasonLink
+	Submodule    Reason = spec.ReasonSubmodule
+	BadName      Reason = spec.ReasonName
+	NotUTF8      Reason = spec.ReasonNotUTF8
 	OverSize     Reason = "file too large"
 	OverTotal    Reason = "files too large together"
 	TooManyFiles Reason = "too many files"

@@ -36,6 +36,7 @@ func TestRefusedTrees(t *testing.T) {
 	sub := u.gitIn([]byte("100644 blob "+blob+"\tx.yaml\n"), "mktree")
 	commit := u.git("commit-tree", "-m", "x", sub)
 	file := "100644 " + blob + "\t"
+	link := func(target string) string { return u.gitIn([]byte(target), "hash-object", "-w", "--stdin") }
 	for _, tt := range []struct {
 		name    string
 		entries []string
@@ -46,14 +47,17 @@ func TestRefusedTrees(t *testing.T) {
 		{"dot", []string{"40000 " + sub + "\t."}, ".", BadName},
 		{"git", []string{"40000 " + sub + "\t.GIT"}, ".GIT", BadName},
 		{"slash", []string{file + "/etc/x.yaml"}, "etc/x.yaml", BadName},
-		{"backslash", []string{file + `..\x.yaml`}, `..\\x.yaml`, BadName},
+		{"backslash", []string{file + `a\x.yaml`}, `a\\x.yaml`, BadName},
 		{"empty", []string{file}, "", BadName},
 		{"newline", []string{file + "a\nb.yaml"}, `a\nb.yaml`, BadName},
-		{"bidi", []string{file + "a\u202elmay.x"}, `\u202e`, BadName},
+		{"bidi", []string{file + "a\u202e.yaml"}, `\u202e`, BadName},
 		{"not UTF-8", []string{file + "\xff.yaml"}, `\xff.yaml`, NotUTF8},
 		{"symlink", []string{"120000 " + blob + "\tl.yaml"}, "l.yaml", Symlink},
-		{"symlinked directory", []string{"120000 " + blob + "\tshared"}, "shared", Symlink},
-		{"submodule", []string{"160000 " + commit + "\tmod"}, "mod", Submodule},
+		{"link out of the tree", []string{"120000 " + link("../secret") + "\tshared"}, "shared", Symlink},
+		{"absolute link", []string{"120000 " + link("/etc/passwd") + "\tshared"}, "shared", Symlink},
+		{"endless link", []string{"120000 " + link(strings.Repeat("x/", 3000)) + "\tshared"}, "shared", Symlink},
+		{"odd directory", []string{"40000 " + sub + "\ta\\b"}, `a\\b`, BadName},
+		{"submodule like a spec", []string{"160000 " + commit + "\tmod.yaml"}, "mod.yaml", Submodule},
 		{"twice", []string{file + "a.yaml", file + "a.yaml"}, ".", BadTree},
 		{"unordered", []string{file + "b.yaml", file + "a.yaml"}, ".", BadTree},
 		{"device", []string{"20644 " + blob + "\td.yaml"}, "d.yaml", BadTree},
@@ -75,6 +79,21 @@ func TestRefusedTrees(t *testing.T) {
 			}
 		})
 	}
+	// What is no spec and climbs nowhere is harmless.
+	t.Run("harmless", func(t *testing.T) {
+		in := u.gitIn([]byte("120000 blob "+link("../a.yaml")+"\tREADME\n100644 blob "+blob+"\tx.yaml\n"), "mktree")
+		u.rawTree("120000 "+link("README.md")+"\tAGENTS.md", "120000 "+link("vms")+"\tmachines", "160000 "+commit+"\tmod",
+			file+`n\otes.txt`, file+"notes\xff.txt", "40000 "+in+"\tvms")
+		r := u.open()
+		c := mustFetch(t, r)
+		if got := contents(t, r, c.Hash); len(got) != 1 || got["vms/x.yaml"] == "" {
+			t.Errorf("files = %v", got)
+		}
+		r = u.open(func(c *Config) { c.Path = "vms" })
+		if got := contents(t, r, mustFetch(t, r).Hash); len(got) != 1 {
+			t.Errorf("below vms: files = %v", got)
+		}
+	})
 	t.Run("hidden", func(t *testing.T) {
 		u.rawTree("120000 "+blob+"\t.l", "40000 "+sub+"\t.x", file+"a.yaml")
 		r := u.open()

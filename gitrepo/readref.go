@@ -61,6 +61,9 @@ func (r *Repo) ReadFiles(ctx context.Context, ref string, max int) (map[string][
 			return missing("directory "+dir, h, err)
 		}
 		return eachEntry(b, dir, func(e treeEntry, name string) error {
+			if reason := checkName(e.name); reason != "" {
+				return &PathError{Path: printable(name), Reason: reason}
+			}
 			if e.isDir() {
 				if depth == maxDepth {
 					return &PathError{Path: name, Reason: TooDeep}

@@ -7,11 +7,11 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/go-git/go-git/v5/plumbing"
 
 	"reconciler/gitrepo/internal/odb"
+	"reconciler/spec"
 )
 
 // BlobHash names the content of a file: equal hashes are equal bytes.
@@ -33,12 +33,13 @@ type Tree struct {
 	repo *Repo
 }
 
-// Limits bound a revision. Zero fields mean the defaults.
+// Limits bound a revision. Zero fields mean the defaults, which are package
+// spec's.
 type Limits struct {
-	FileBytes  int64 // of one YAML file; default 1 MiB
-	TotalBytes int64 // of all files of one Load; default 512 MiB
-	Files      int   // YAML files; default 250,000
-	Entries    int   // all entries visited, directories too; default 1,000,000
+	FileBytes  int64 // of one YAML file
+	TotalBytes int64 // of all files of one Load
+	Files      int   // YAML files
+	Entries    int   // all entries visited, directories too
 	FetchBytes int64 // of one fetched pack; default 1 GiB
 }
 
@@ -48,22 +49,20 @@ func (l Limits) withDefaults() Limits {
 			*v = d
 		}
 	}
-	set(&l.FileBytes, 1<<20)
-	set(&l.TotalBytes, 512<<20)
+	set(&l.FileBytes, spec.MaxFileSize)
+	set(&l.TotalBytes, spec.MaxTreeBytes)
 	set(&l.FetchBytes, 1<<30)
 	if l.Files == 0 {
-		l.Files = 250_000
+		l.Files = spec.MaxFiles
 	}
 	if l.Entries == 0 {
-		l.Entries = 1_000_000
+		l.Entries = spec.MaxEntries
 	}
 	return l
 }
 
-// Files lists the YAML files (*.yaml, *.yml) under the configured path at a
-// commit the cache has. Names that start with a dot are left out, with all they
-// contain. A symbolic link, a submodule or an unsafe name elsewhere is a
-// *PathError: what it hides could be specs, and specs that vanish are deletions.
+// Files lists the spec files under the configured path at a commit the cache
+// has, by the rules of spec.UseOf; what they refuse is a *PathError.
 func (r *Repo) Files(ctx context.Context, rev string) (*Tree, error) {
 	c, root, dir, err := r.root(ctx, rev)
 	if err != nil {
@@ -142,7 +141,7 @@ func (s *scan) dir(h hash, dir string, depth int) error {
 		if s.entries++; s.entries > s.limits.Entries {
 			return &PathError{Path: dir, Reason: TooManyFiles, Hint: fmt.Sprintf("at most %d entries are visited", s.limits.Entries)}
 		}
-		switch class, err := classify(e, name); {
+		switch class, err := classify(s.cur, e, name); {
 		case err != nil:
 			return err
 		case class == isDir:
@@ -169,7 +168,7 @@ func eachEntry(b []byte, dir string, fn func(e treeEntry, name string) error) er
 		}
 		b, prev = rest, e
 		full := path.Join(dir, string(e.name))
-		if err := checkName(e.name); err != "" {
+		if err := checkPlace(e.name); err != "" {
 			return &PathError{Path: printable(dir + "/" + string(e.name)), Reason: err}
 		}
 		if e.name[0] == '.' {
@@ -212,23 +211,23 @@ func compareEntries(a, b treeEntry) int {
 
 const maxName = 255
 
-// checkName refuses names that are unsafe as a path component anywhere: what git
-// itself refuses to check out, and what would mislead in a message.
-func checkName(b []byte) Reason {
+// checkPlace refuses names that are unsafe as a path component anywhere: what
+// git itself refuses to check out.
+func checkPlace(b []byte) Reason {
 	name := string(b)
-	switch {
-	case name == "", name == ".", name == "..", len(name) > maxName,
-		strings.EqualFold(name, ".git"), strings.ContainsAny(name, "/\\\x00"):
+	if name == "" || name == "." || name == ".." || len(name) > maxName ||
+		strings.EqualFold(name, ".git") || strings.ContainsAny(name, "/\x00") {
 		return BadName
-	case !utf8.ValidString(name):
-		return NotUTF8
-	}
-	for _, r := range name {
-		if r < 0x20 || r == 0x7f || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
-			return BadName
-		}
 	}
 	return ""
+}
+
+// checkName refuses those and what would mislead in a message.
+func checkName(b []byte) Reason {
+	if reason := checkPlace(b); reason != "" {
+		return reason
+	}
+	return Reason(spec.UnfitName(string(b)))
 }
 
 // printable quotes what would garble a terminal or a log.
@@ -248,19 +247,34 @@ const (
 	isYAML
 )
 
-func classify(e treeEntry, name string) (class, error) {
+func classify(cur *odb.Cursor, e treeEntry, name string) (class, error) {
+	var t spec.EntryType
 	switch kind(e.mode) {
 	case typeDir:
-		return isDir, nil
+		t = spec.DirEntry
 	case typeRegular:
-		if ext := path.Ext(name); ext == ".yaml" || ext == ".yml" {
-			return isYAML, nil
-		}
-		return isOther, nil
+		t = spec.FileEntry
 	case typeSymlink:
-		return 0, &PathError{Path: name, Reason: Symlink, Hint: "links are not followed; commit the file itself, or set the path to a directory without links"}
+		t = spec.LinkEntry
 	case typeGitlink:
-		return 0, &PathError{Path: name, Reason: Submodule, Hint: "submodules are not read; commit the files themselves"}
+		t = spec.SubmoduleEntry
+	default:
+		return 0, &PathError{Path: printable(name), Reason: BadTree}
 	}
-	return 0, &PathError{Path: name, Reason: BadTree}
+	use, refused := spec.UseOf(name, t, func() (string, error) {
+		o, err := cur.Get(e.hash, maxTarget)
+		return string(o.Data), err
+	})
+	switch {
+	case refused != nil:
+		return 0, &PathError{Path: printable(name), Reason: Reason(refused.Reason), Hint: refused.Msg + "; " + refused.Hint}
+	case use == spec.ReadDir:
+		return isDir, nil
+	case use == spec.ReadFile:
+		return isYAML, nil
+	}
+	return isOther, nil
 }
+
+// maxTarget is what Linux takes for the target of a link, PATH_MAX.
+const maxTarget = 4096

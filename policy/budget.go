@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"reconciler/deadline"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
@@ -34,25 +35,45 @@ type Charge struct {
 	// Made objects cost nothing. They do not count among those that the limit is
 	// a part of: a commit could add some to remove others.
 	Made bool `json:"made,omitempty"`
+	// Ends is when it no longer counts. A clock that jumps forward frees nothing.
+	Ends deadline.Deadline `json:"ends,omitzero"`
+}
+
+func (c *Charge) ends() deadline.Deadline {
+	if c.Ends.IsZero() { // of a build that knew of wall clocks only
+		return deadline.Deadline{Until: c.At.Add(Window)}
+	}
+	return c.Ends
 }
 
 // Ledger is the charges of the last Window, kept over restarts.
 type Ledger []Charge
 
 // Trim drops the charges that no longer count.
-func (l Ledger) Trim(now time.Time) Ledger {
+func (l Ledger) Trim(now deadline.Clock) Ledger {
 	kept := l[:0:0]
 	for _, c := range l {
-		if now.Sub(c.At) < Window {
+		if !c.ends().Surely(now) {
 			kept = append(kept, c)
 		}
 	}
 	return kept
 }
 
+// Adopt gives charges of an earlier build their end, and brings the uptime of
+// all forward; it says whether that is worth writing down.
+func (l Ledger) Adopt(now deadline.Clock) (changed bool) {
+	for i := range l {
+		c := &l[i]
+		c.Ends = c.ends()
+		changed = c.Ends.Adopt(now, Window) || c.Ends.Account(now) || changed
+	}
+	return changed
+}
+
 // With adds charges, and drops those that no longer count. An object is made
 // once, however often that is tried.
-func (l Ledger) With(now time.Time, add []Charge) Ledger {
+func (l Ledger) With(now deadline.Clock, add []Charge) Ledger {
 	l = l.Trim(now)
 	made := map[string]bool{}
 	for _, c := range l {
@@ -60,6 +81,7 @@ func (l Ledger) With(now time.Time, add []Charge) Ledger {
 	}
 	for _, c := range add {
 		if !c.Made || !made[c.UID] {
+			c.Ends = deadline.In(now, Window)
 			l = append(l, c)
 		}
 	}
@@ -88,11 +110,11 @@ func ChargeFor(a *reconcile.Action, now time.Time) (c Charge, ok bool) {
 // budget counts one kind on one host.
 type budget struct {
 	limit, spent     int
-	existing, active int // left after what was granted; active are known to run
-	spentOn          map[string]time.Time
+	existing, active int                  // left after what was granted; active are known to run
+	spentOn          map[string]time.Time // until when
 }
 
-func newBudget(kind spec.Kind, have reconcile.State, l Limits, ledger Ledger, now time.Time) *budget {
+func newBudget(kind spec.Kind, have reconcile.State, l Limits, ledger Ledger, now deadline.Clock) *budget {
 	b := &budget{spentOn: map[string]time.Time{}}
 	for k, h := range have.Objects {
 		if k.Kind != kind || quarantined(h) {
@@ -129,8 +151,8 @@ func newBudget(kind spec.Kind, have reconcile.State, l Limits, ledger Ledger, no
 		if b.spentOn[c.UID].IsZero() {
 			b.spent++
 		}
-		if c.At.After(b.spentOn[c.UID]) {
-			b.spentOn[c.UID] = c.At
+		if ends := c.ends().When(now); ends.After(b.spentOn[c.UID]) {
+			b.spentOn[c.UID] = ends
 		}
 		if _, there := have.Objects[reconcile.Key{Kind: kind, UID: c.UID}]; !there && c.Remove && !made[c.UID] {
 			total++
@@ -170,7 +192,7 @@ func (b *budget) refuse(a *reconcile.Action, c Charge) string {
 			b.spent, noun, b.limit, b.free().UTC().Format(clockFormat))
 	case charged.IsZero():
 		b.spent++
-		b.spentOn[a.UID] = c.At
+		b.spentOn[a.UID] = c.At.Add(Window)
 	}
 	if c.Remove {
 		b.existing--
@@ -184,5 +206,5 @@ func (b *budget) refuse(a *reconcile.Action, c Charge) string {
 // free is when so many charges have passed that there is room for one more.
 func (b *budget) free() time.Time {
 	at := slices.SortedFunc(maps.Values(b.spentOn), time.Time.Compare)
-	return at[b.spent-b.limit].Add(Window)
+	return at[b.spent-b.limit]
 }

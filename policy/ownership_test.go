@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"reconciler/deadline"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
@@ -64,7 +65,7 @@ func TestOwnership(t *testing.T) {
 			if user.State != reconcile.Held || !strings.Contains(user.Reason, "Disk/d") {
 				t.Errorf("its machine: %s (%s)", user.State, user.Reason)
 			}
-			in.Allowances = []Allowance{{ID: "Disk/d", Until: now.Add(time.Hour)}}
+			in.Allowances = []Allowance{{ID: "Disk/d", Deadline: deadline.Deadline{Until: now.Add(time.Hour)}}}
 			p = plan()
 			if Apply(p, in); p.Actions[0].State != reconcile.Ready || p.Actions[1].State != reconcile.Ready {
 				t.Errorf("allowed: %s, %s", p.Actions[0].State, p.Actions[1].State)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"reconciler/deadline"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
@@ -17,17 +18,19 @@ type Suspension struct {
 	Reason string        `json:"reason"`
 	By     string        `json:"by"`
 	Since  time.Time     `json:"since"`
-	Until  time.Time     `json:"until,omitzero"` // zero: until it is resumed
+	// Deadline ends it; zero: it lasts until it is resumed. A clock that jumps
+	// forward does not end it.
+	deadline.Deadline
 }
 
 // Active says whether the suspension is in force.
-func (s Suspension) Active(now time.Time) bool { return s.Until.IsZero() || now.Before(s.Until) }
+func (s Suspension) Active(c deadline.Clock) bool { return !s.Surely(c) }
 
-// String says who suspended, until when and why.
-func (s Suspension) String() string {
+// Says who suspended, until when and why.
+func (s Suspension) Says(c deadline.Clock) string {
 	until := ""
-	if !s.Until.IsZero() {
-		until = " until " + s.Until.UTC().Format(clockFormat)
+	if !s.IsZero() {
+		until = " until " + s.When(c).UTC().Format(clockFormat)
 	}
 	return fmt.Sprintf("suspended by %s%s: %s", s.By, until, s.Reason)
 }
@@ -39,18 +42,19 @@ type Allowance struct {
 	ID string `json:"id"`
 	// IDs are the actions of the plan whose digest ID is: a part of a plan that
 	// was allowed as a whole may run, as after a crash in the middle.
-	IDs    []string  `json:"ids,omitempty"`
-	Reason string    `json:"reason"`
-	By     string    `json:"by"`
-	Until  time.Time `json:"until"`
+	IDs    []string `json:"ids,omitempty"`
+	Reason string   `json:"reason"`
+	By     string   `json:"by"`
+	// Deadline ends it. A clock that goes back does not prolong it.
+	deadline.Deadline
 }
 
 // MinID is the least number of digits by which an operator names an action.
 const MinID = 8
 
 // covers says whether the allowance releases an action of a plan with this digest.
-func (l Allowance) covers(a *reconcile.Action, digest string, now time.Time) bool {
-	if !now.Before(l.Until) {
+func (l Allowance) covers(a *reconcile.Action, digest string, c deadline.Clock) bool {
+	if l.Over(c) {
 		return false
 	}
 	if a.ID == "" {
@@ -74,6 +78,13 @@ type Input struct {
 	// NoPurge, where set, is why no data may be destroyed for good now.
 	NoPurge string
 	Now     time.Time
+	// BootID and Up are the host's other clock.
+	BootID string
+	Up     time.Duration
+}
+
+func (in *Input) clock() deadline.Clock {
+	return deadline.Clock{Now: in.Now, BootID: in.BootID, Up: in.Up}
 }
 
 // Apply holds what may not run, and what depends on it. It only ever takes
@@ -81,14 +92,14 @@ type Input struct {
 func Apply(p *reconcile.Plan, in Input) {
 	budgets := map[spec.Kind]*budget{}
 	for _, k := range []spec.Kind{spec.KindVirtualMachine, spec.KindDisk} {
-		budgets[k] = newBudget(k, in.Have, in.Limits, in.Ledger, in.Now)
+		budgets[k] = newBudget(k, in.Have, in.Limits, in.Ledger, in.clock())
 	}
 	digest := ""
 	if len(p.Hosts) > 0 {
 		digest = p.Hosts[0].Digest
 	}
 	allowed := func(a *reconcile.Action) bool {
-		return slices.ContainsFunc(in.Allowances, func(l Allowance) bool { return l.covers(a, digest, in.Now) })
+		return slices.ContainsFunc(in.Allowances, func(l Allowance) bool { return l.covers(a, digest, in.clock()) })
 	}
 	in.Ownership.holdTaken(p, allowed)
 	for i := range p.Actions {
@@ -97,7 +108,7 @@ func Apply(p *reconcile.Plan, in Input) {
 			continue
 		}
 		if s := suspended(a, in); s != nil {
-			hold(a, s.String(), strings.TrimSpace("reconciler resume "+s.Object))
+			hold(a, s.Says(in.clock()), strings.TrimSpace("reconciler resume "+s.Object))
 			continue
 		}
 		if a.Op == reconcile.OpPurge && in.NoPurge != "" {
@@ -132,11 +143,11 @@ func Wake(p *reconcile.Plan, in Input) time.Time {
 		return first
 	}
 	for _, s := range in.Suspensions {
-		at(s.Until)
+		at(s.When(in.clock()))
 	}
 	for _, c := range in.Ledger {
 		if !c.Made {
-			at(c.At.Add(Window))
+			at(c.ends().When(in.clock()))
 		}
 	}
 	_, opens := in.Windows.next(in.Now)
@@ -161,7 +172,7 @@ func shortID(a *reconcile.Action) string {
 
 func suspended(a *reconcile.Action, in Input) *Suspension {
 	for i, s := range in.Suspensions {
-		if s.Active(in.Now) && (s.Key == (reconcile.Key{}) || s.Key == a.Key()) {
+		if s.Active(in.clock()) && (s.Key == (reconcile.Key{}) || s.Key == a.Key()) {
 			return &in.Suspensions[i]
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"reconciler/deadline"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
@@ -83,7 +84,7 @@ func TestBudgetRolls(t *testing.T) {
 		for i := range p.Actions {
 			a := &p.Actions[i]
 			if charge, ok := ChargeFor(a, at); ok && a.State == reconcile.Ready {
-				ledger = append(ledger.Trim(at), charge)
+				ledger = append(ledger.Trim(deadline.Clock{Now: at}), charge)
 				delete(have.Objects, a.Key())
 				gone++
 			}
@@ -189,7 +190,7 @@ func TestAllow(t *testing.T) {
 		{"VirtualMachine/v00", now.Add(time.Hour), 0}, // whatever a commit asks of it
 	} {
 		p := plan()
-		Apply(p, Input{Have: have, Limits: DefaultLimits, Now: now, Allowances: []Allowance{{ID: c.id, Until: c.until}}})
+		Apply(p, Input{Have: have, Limits: DefaultLimits, Now: now, Allowances: []Allowance{{ID: c.id, Deadline: deadline.Deadline{Until: c.until}}}})
 		if n := p.Count(reconcile.Ready); n != c.ready {
 			t.Errorf("allow %q until %s: %d actions run, want %d", c.id, c.until, n, c.ready)
 		}
@@ -206,8 +207,8 @@ func TestSuspendAndPurge(t *testing.T) {
 	p := plan()
 	one := p.Actions[0].Key()
 	Apply(p, Input{Have: have, Limits: DefaultLimits, Now: now, Suspensions: []Suspension{
-		{Key: one, Reason: "backup", By: "ada", Until: now.Add(time.Hour)},
-		{Reason: "over", By: "ada", Until: now},
+		{Key: one, Reason: "backup", By: "ada", Deadline: deadline.Deadline{Until: now.Add(time.Hour)}},
+		{Reason: "over", By: "ada", Deadline: deadline.Deadline{Until: now}},
 	}})
 	if a := &p.Actions[0]; a.State != reconcile.Held || !strings.Contains(a.Reason, "suspended by ada until Sun 2026-11-22 13:00 UTC: backup") {
 		t.Errorf("%s: %s", a.State, a.Reason)
@@ -217,8 +218,46 @@ func TestSuspendAndPurge(t *testing.T) {
 	}
 	p = plan()
 	p.Actions[0].Op = reconcile.OpPurge
-	Apply(p, Input{Have: have, Limits: DefaultLimits, Now: now, NoPurge: "no contact", Allowances: []Allowance{{ID: "sha256:abc", Until: now.Add(time.Hour)}}})
+	Apply(p, Input{Have: have, Limits: DefaultLimits, Now: now, NoPurge: "no contact", Allowances: []Allowance{{ID: "sha256:abc", Deadline: deadline.Deadline{Until: now.Add(time.Hour)}}}})
 	if a := &p.Actions[0]; a.State != reconcile.Held {
 		t.Errorf("a purge runs without contact: %s", a.State)
+	}
+}
+
+// A clock that is set forward frees no budget and ends no suspension; one that
+// was ahead once holds nothing for longer than it takes.
+func TestClockThatWasWrong(t *testing.T) {
+	const year = 365 * 24 * time.Hour
+	for name, c := range map[string]struct {
+		jump, up time.Duration // since the charge and the suspension
+		held     bool
+	}{
+		"a year ahead":             {year, time.Minute, true},
+		"a year ahead, a day on":   {year, 25 * time.Hour, false},
+		"it was ahead":             {-year, time.Minute, true},
+		"it was ahead, a day on":   {-year, 25 * time.Hour, false},
+		"right":                    {time.Hour, time.Hour, true},
+		"right, a day on":          {25 * time.Hour, 25 * time.Hour, false},
+		"a record of the old form": {-year, 0, true},
+	} {
+		then := deadline.Clock{Now: now, BootID: "b", Up: time.Hour}
+		when := deadline.Clock{Now: now.Add(c.jump), BootID: "b", Up: time.Hour + c.up}
+		ledger := Ledger{}.With(then, []Charge{{At: now, Kind: spec.KindVirtualMachine, UID: "gone", Remove: true}})
+		stop := Suspension{Reason: "backup", By: "ada", Deadline: deadline.In(then, 24*time.Hour)}
+		if name == "a record of the old form" {
+			ledger[0].Ends = deadline.Deadline{}
+			if !ledger.Adopt(when) || ledger.Adopt(when) {
+				t.Errorf("%s: adopted never or twice", name)
+			}
+		}
+		if got := len(ledger.Trim(when)) > 0; got != c.held {
+			t.Errorf("%s: the charge counts: %t", name, got)
+		}
+		if got := stop.Active(when); got != c.held {
+			t.Errorf("%s: suspended: %t", name, got)
+		}
+		if at := ledger[0].Ends.When(when).Sub(when.Now); c.held && at > Window {
+			t.Errorf("%s: it is said to hold for another %s", name, at)
+		}
 	}
 }

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
+	"reconciler/deadline"
 	"reconciler/reconcile"
 )
 
@@ -23,7 +23,7 @@ type Review struct {
 	Asked map[reconcile.Key]bool
 
 	Allowances []Allowance
-	Now        time.Time
+	Clock      deadline.Clock
 }
 
 // Unreviewed is an action that no reviewer approved.
@@ -45,7 +45,7 @@ func (r Review) Hold(p *reconcile.Plan) []Unreviewed {
 	for i := range p.Actions {
 		a := &p.Actions[i]
 		why := r.objection(a)
-		if why == "" || slices.ContainsFunc(r.Allowances, func(l Allowance) bool { return l.covers(a, digest, r.Now) }) {
+		if why == "" || slices.ContainsFunc(r.Allowances, func(l Allowance) bool { return l.covers(a, digest, r.Clock) }) {
 			continue
 		}
 		list = append(list, Unreviewed{a, why})

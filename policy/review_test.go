@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"reconciler/deadline"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
@@ -17,7 +18,7 @@ func TestReviewHolds(t *testing.T) {
 	}
 	review := Review{
 		Approved: map[string]bool{id("1"): true, id("2"): true}, Beyond: map[string]string{id("2"): "it would destroy data, and to remove it was approved"},
-		Found: "approved: 2 actions by ada", Asked: map[reconcile.Key]bool{{Kind: spec.KindVirtualMachine, UID: "x"}: true}, Now: now,
+		Found: "approved: 2 actions by ada", Asked: map[reconcile.Key]bool{{Kind: spec.KindVirtualMachine, UID: "x"}: true}, Clock: deadline.Clock{Now: now},
 	}
 	for _, c := range []struct {
 		name   string
@@ -44,10 +45,10 @@ func TestReviewHolds(t *testing.T) {
 			"it removes what was never finished (approved: 2 actions by ada; reconciler allow VirtualMachine/a --for"},
 		{"nothing", func(a *reconcile.Action, _ *Review) { a.Op = reconcile.OpUnchanged }, reconcile.Ready, false, ""},
 		{"allowed", func(a *reconcile.Action, r *Review) {
-			a.ID, r.Allowances = id("3"), []Allowance{{ID: id("3"), Until: now.Add(time.Hour)}}
+			a.ID, r.Allowances = id("3"), []Allowance{{ID: id("3"), Deadline: deadline.Deadline{Until: now.Add(time.Hour)}}}
 		}, reconcile.Ready, false, ""},
 		{"allowed once", func(a *reconcile.Action, r *Review) {
-			a.ID, r.Allowances = id("3"), []Allowance{{ID: id("3"), Until: now}}
+			a.ID, r.Allowances = id("3"), []Allowance{{ID: id("3"), Deadline: deadline.Deadline{Until: now}}}
 		}, reconcile.Held, true, "not in the approved plan"},
 	} {
 		a, r := machine("a"), review
@@ -66,7 +67,7 @@ func TestReviewHoldsDependants(t *testing.T) {
 	vm := reconcile.Action{ID: strings.Repeat("1", 64), Kind: spec.KindVirtualMachine, Name: "v", UID: "v", Op: reconcile.OpCreate, Cause: reconcile.CauseRevision,
 		State: reconcile.Ready, After: []reconcile.Key{disk.Key()}}
 	p := &reconcile.Plan{Actions: []reconcile.Action{disk, vm}}
-	Review{Approved: map[string]bool{vm.ID: true}, Now: now}.Hold(p)
+	Review{Approved: map[string]bool{vm.ID: true}, Clock: deadline.Clock{Now: now}}.Hold(p)
 	if a := &p.Actions[1]; a.State != reconcile.Waiting || !strings.Contains(a.Reason, "waits for Disk/d, which is held") {
 		t.Errorf("%s: %s", a.State, a.Reason)
 	}

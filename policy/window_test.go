@@ -10,6 +10,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"reconciler/deadline"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
@@ -275,7 +276,7 @@ func TestWindowsHoldInterruptions(t *testing.T) {
 		// A person may.
 		q := &reconcile.Plan{Actions: []reconcile.Action{a}}
 		in.Now = from
-		in.Allowances = []Allowance{{ID: a.ID, Until: from.Add(time.Minute)}}
+		in.Allowances = []Allowance{{ID: a.ID, Deadline: deadline.Deadline{Until: from.Add(time.Minute)}}}
 		if Apply(q, in); q.Actions[0].State != reconcile.Ready {
 			t.Fatalf("allowed and still %s: %s", q.Actions[0].State, q.Actions[0].Reason)
 		}

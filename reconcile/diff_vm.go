@@ -150,7 +150,8 @@ func (d *differ) start(a *Action, b *Applied, again string) {
 	a.Op = OpStart
 	if h.Exit != "" {
 		a.Reason = h.Exit
-		if h.RetryAt.After(d.now) {
+		// Who asks for it by name does not wait for a back-off.
+		if again == "" && h.RetryAt.After(d.now) {
 			a.State = Waiting
 			a.Reason += "; starts again at " + h.RetryAt.UTC().Format(time.RFC3339)
 		}

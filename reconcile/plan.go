@@ -169,4 +169,5 @@ type Inputs struct {
 // Outputs are what an action produced for the actions after it.
 type Outputs struct {
 	File string // path of a verified image
+	Idle bool   // there was no process to be stopped
 }

@@ -148,6 +148,7 @@ var badCases = []badCase{
 6:1: unknown field "\ufeffapiVersion" (remove the invisible character U+FEFF, a byte order mark)`, true},
 	{"byte order mark before a document", "Network x\nspec: {user: {}}\n\ufeff---\napiVersion: reconciler/v1alpha1\nkind: Network\n", `5:1: not YAML: could not find expected ':' (remove the invisible character U+FEFF, a byte order mark)`, false},
 	{"no-break space", "apiVersion: reconciler/v1alpha1\nkind: Network\nmetadata:\n  name:\u00a0x\nspec: {user: {}}\n", `4:3: metadata: expected a mapping, found the string "name:\u00a0x" (remove the invisible character U+00A0, a no-break space)`, true},
+	{"LFS pointer", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", `1:1: the file is a pointer of Git LFS, not its content (keep specs out of LFS: git lfs untrack, then git add --renormalize)`, true},
 	{"control character", "Network x\nspec: {user: {}} # \x07\n", `4:20: control character 0x07 (a spec is plain text)`, false},
 	{"NUL", "\x00", `1:1: control character 0x00 (a spec is plain text)`, false},
 	{"Latin-1", "# caf\xe9\n", `1:6: the file is not UTF-8 (save it as UTF-8 text)`, false},

@@ -11,30 +11,14 @@ import (
 	"sync"
 )
 
-// Bounds of a tree.
-const (
-	MaxFiles     = 1_000_000
-	MaxTreeBytes = 2 << 30
-)
+// Load reads, parses and builds a whole tree, which is a repository. What
+// becomes of its entries says UseOf. The error is Errors.
+func Load(fsys fs.FS) (*Set, error) { return LoadBelow(fsys, "") }
 
-// IsSpecFile says whether a file of the tree, by its slash-separated path, is
-// read: *.yaml and *.yml, but nothing whose name or folder starts with a dot
-// (.git, .github, .schema).
-func IsSpecFile(name string) bool {
-	for part := range strings.SplitSeq(name, "/") {
-		if strings.HasPrefix(part, ".") {
-			return false
-		}
-	}
-	ext := path.Ext(name)
-	return ext == ".yaml" || ext == ".yml"
-}
-
-// Load reads, parses and builds a whole tree. Symbolic links are not followed:
-// one that is named like a spec or leads out of the tree is an error. The
-// error is Errors.
-func Load(fsys fs.FS) (*Set, error) {
-	names, errs := list(fsys)
+// LoadBelow is Load of a directory of a repository.
+func LoadBelow(fsys fs.FS, dir string) (*Set, error) {
+	l := list(fsys, dir)
+	names, errs := l.names, l.errs
 	type result struct {
 		objects []*Object
 		errs    Errors
@@ -65,79 +49,127 @@ func Load(fsys fs.FS) (*Set, error) {
 		objects = append(objects, r.objects...)
 		errs = append(errs, r.errs...)
 	}
-	return Link(objects, errs)
+	set, err := Link(objects, errs)
+	if set != nil {
+		set.warnings = l.warnings
+	}
+	return set, err
 }
 
-// list walks the tree for the files to read.
-func list(fsys fs.FS) ([]string, Errors) {
-	var names []string
-	var errs Errors
-	var total int64
-	fail := func(name, msg, hint string) {
-		errs = append(errs, Error{File: name, Msg: msg, Hint: hint, lost: true})
+// lister walks a tree for the files to read.
+type lister struct {
+	fsys     fs.FS
+	dir      string
+	names    []string
+	errs     Errors
+	warnings Errors
+	total    int64
+	entries  int
+}
+
+func (l *lister) fail(name, msg, hint string) {
+	l.errs = append(l.errs, Error{File: name, Msg: msg, Hint: hint, lost: true})
+}
+
+func list(fsys fs.FS, dir string) *lister {
+	l := &lister{fsys: fsys, dir: dir}
+	if err := fs.WalkDir(fsys, ".", l.visit); err != nil {
+		l.fail(".", reason(err), "")
+		l.names = nil
 	}
-	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			fail(name, reason(err), "")
-			if d != nil && d.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		hidden := name != "." && strings.HasPrefix(d.Name(), ".")
-		switch {
-		case d.IsDir():
-			if hidden {
-				return fs.SkipDir
-			}
-		case hidden:
-		case d.Type()&fs.ModeSymlink != 0:
-			if msg := badLink(fsys, name); msg != "" {
-				fail(name, msg, "put the file itself in the tree")
-			}
-		case !IsSpecFile(name):
-		case !d.Type().IsRegular():
-			fail(name, "not a regular file", "")
-		case len(names) == MaxFiles:
-			return fmt.Errorf("the tree has more than %d spec files", MaxFiles)
-		default:
-			info, err := d.Info()
-			if err != nil {
-				fail(name, reason(err), "")
-				return nil
-			}
-			if info.Size() > MaxFileSize {
-				fail(name, fmt.Sprintf("the file has %d bytes", info.Size()), fmt.Sprintf("at most %d are read", MaxFileSize))
-				return nil
-			}
-			if total += info.Size(); total > MaxTreeBytes {
-				return fmt.Errorf("the spec files of the tree have more than %d bytes", int64(MaxTreeBytes))
-			}
-			names = append(names, name)
+	return l
+}
+
+func (l *lister) visit(name string, d fs.DirEntry, err error) error {
+	if err != nil {
+		l.fail(name, reason(err), "")
+		if d != nil && d.IsDir() {
+			return fs.SkipDir
 		}
 		return nil
-	})
-	if err != nil {
-		fail(".", reason(err), "")
-		return nil, errs
 	}
-	return names, errs
+	if name == "." {
+		return nil
+	}
+	if l.entries++; l.entries > MaxEntries {
+		return fmt.Errorf("the tree has more than %d entries", MaxEntries)
+	}
+	t := l.typeOf(name, d)
+	use, refused := UseOf(path.Join(l.dir, name), t, func() (string, error) { return fs.ReadLink(l.fsys, name) })
+	switch {
+	case refused != nil:
+		l.fail(name, refused.Msg, refused.Hint)
+	case use == ReadFile:
+		return l.file(name, d)
+	case use == ReadDir && strings.Count(name, "/") < MaxDepth:
+		return nil
+	case use == ReadDir:
+		l.fail(name, fmt.Sprintf("directories are nested more than %d deep", MaxDepth), "")
+	case t == SubmoduleEntry:
+		l.submodule(name)
+	case t == FileEntry && almostSpec(d.Name()):
+		l.warn(name, "the file is not read", "the name of a spec ends in .yaml or .yml")
+	}
+	if d.IsDir() {
+		return fs.SkipDir
+	}
+	return nil
 }
 
-// badLink says what is wrong with a symbolic link. One inside the tree is
-// harmless: what it leads to is read under its own name.
-func badLink(fsys fs.FS, name string) string {
-	if IsSpecFile(name) {
-		return "the file is a symbolic link, which is not followed"
+func (l *lister) warn(name, msg, hint string) {
+	l.warnings = append(l.warnings, Error{File: name, Msg: msg, Hint: hint})
+}
+
+func (l *lister) typeOf(name string, d fs.DirEntry) EntryType {
+	switch {
+	case d.Type()&fs.ModeSymlink != 0:
+		return LinkEntry
+	case d.IsDir():
+		// Git keeps no other repository's files.
+		if _, err := fs.Lstat(l.fsys, name+"/.git"); err == nil {
+			return SubmoduleEntry
+		}
+		return DirEntry
+	case d.Type().IsRegular():
+		return FileEntry
 	}
-	target, err := fs.ReadLink(fsys, name)
+	return OtherEntry
+}
+
+// submodule warns of specs that lie in one. Hosts see its name alone.
+func (l *lister) submodule(name string) {
+	_ = fs.WalkDir(l.fsys, name, func(at string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil || !d.IsDir() && !IsSpecFile(strings.TrimPrefix(at, name+"/")):
+			return nil
+		case d.IsDir() && at != name && strings.HasPrefix(d.Name(), "."):
+			return fs.SkipDir
+		case d.IsDir():
+			return nil
+		}
+		l.warn(at, "the file is not read: it belongs to a submodule", "commit the file itself")
+		return fs.SkipAll
+	})
+}
+
+func (l *lister) file(name string, d fs.DirEntry) error {
+	if len(l.names) == MaxFiles {
+		return fmt.Errorf("the tree has more than %d spec files", MaxFiles)
+	}
+	info, err := d.Info()
 	if err != nil {
-		return "a symbolic link that cannot be read: " + reason(err)
+		l.fail(name, reason(err), "")
+		return nil
 	}
-	if path.IsAbs(target) || !fs.ValidPath(path.Join(path.Dir(name), target)) {
-		return "a symbolic link that leads out of the tree"
+	if info.Size() > MaxFileSize {
+		l.fail(name, fmt.Sprintf("the file has %d bytes", info.Size()), fmt.Sprintf("at most %d are read", MaxFileSize))
+		return nil
 	}
-	return ""
+	if l.total += info.Size(); l.total > MaxTreeBytes {
+		return fmt.Errorf("the spec files of the tree have more than %d bytes", int64(MaxTreeBytes))
+	}
+	l.names = append(l.names, name)
+	return nil
 }
 
 // read reads a file, however large it became since it was listed.

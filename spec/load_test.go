@@ -53,7 +53,36 @@ func TestLoadFromDisk(t *testing.T) {
 		t.Fatalf("%d objects", set.Len())
 	}
 
+	// What a repository has above the directory is no way out.
+	link("../../README.md", "vms/GUIDE")
+	if set, err = LoadBelow(os.DirFS(dir), "clusters/demo"); err != nil || set.Len() != 12 {
+		t.Errorf("below another directory: %v", err)
+	}
+	if _, err := Load(os.DirFS(dir)); err == nil || !strings.Contains(err.Error(), "vms/GUIDE:1:1: a symbolic link that leads out of the tree") {
+		t.Errorf("a link out of the repository: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "vms/GUIDE")); err != nil {
+		t.Fatal(err)
+	}
+
+	// What is harmless, and what is probably not meant.
+	write(`n\otes.txt`, "")
+	write("notes\xff.txt", "")
+	write("docs/.git", "gitdir: ../.git/modules/docs\n")
+	write("docs/README.md", "")
+	write("lib/.git", "gitdir: ../.git/modules/lib\n")
+	write("lib/vms/web.yaml", "{{{")
+	write("web.YAML", "{{{")
+	if set, err = Load(os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := set.Warnings().Error(), `lib/vms/web.yaml:1:1: the file is not read: it belongs to a submodule (commit the file itself)
+web.YAML:1:1: the file is not read (the name of a spec ends in .yaml or .yml)`; got != want {
+		t.Errorf("warnings:\n%s\nwant:\n%s", got, want)
+	}
+
 	// What is refused, with one error each.
+	write(`b\ad.yaml`, "{{{")
 	link(outside, "leak.yaml")
 	link("base.yaml", "alias.yaml")
 	link("../..", "up")
@@ -64,9 +93,10 @@ func TestLoadFromDisk(t *testing.T) {
 	}
 	_, err = Load(os.DirFS(dir))
 	const want = `alias.yaml:1:1: the file is a symbolic link, which is not followed (put the file itself in the tree)
+b\ad.yaml:1:1: the name is not fit for a message: it is not UTF-8, or has a backslash or a control character (rename it)
 huge.yaml:1:1: the file has 1048578 bytes (at most 1048576 are read)
 leak.yaml:1:1: the file is a symbolic link, which is not followed (put the file itself in the tree)
-pipe.yaml:1:1: not a regular file
+pipe.yaml:1:1: not a regular file (put the file itself in the tree)
 up:1:1: a symbolic link that leads out of the tree (put the file itself in the tree)
 vms/etc:1:1: a symbolic link that leads out of the tree (put the file itself in the tree)`
 	if fmt.Sprint(err) != want {

@@ -29,6 +29,7 @@ type origin struct {
 	file      string
 	line, col int
 	marks     []mark
+	warnings  Errors
 	// bad: the object has errors, so its values prove nothing.
 	bad bool
 }
@@ -51,6 +52,10 @@ func Parse(file string, data []byte) ([]*Object, error) {
 	p.text = sync.OnceValue(func() string { return string(data) })
 	if len(data) > MaxFileSize {
 		p.lose(1, 1, fmt.Sprintf("the file has %d bytes", len(data)), fmt.Sprintf("at most %d are read", MaxFileSize))
+		return nil, p.errs.sorted()
+	}
+	if bytes.HasPrefix(data, []byte("version https://git-lfs.github.com/spec/")) {
+		p.lose(1, 1, "the file is a pointer of Git LFS, not its content", "keep specs out of LFS: git lfs untrack, then git add --renormalize")
 		return nil, p.errs.sorted()
 	}
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))

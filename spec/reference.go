@@ -114,8 +114,9 @@ const preface = `<!-- Generated from the types in spec/ by "go generate ./spec".
 
 A repository holds YAML documents, any number in a file, in any layout of
 folders. Every ` + "`*.yaml` and `*.yml`" + ` file is read, except where a name starts with
-a dot (` + "`.git`, `.github`" + `). Symbolic links are not followed. A file has at most
-1 MiB.
+a dot (` + "`.git`, `.github`" + `). Symbolic links are not followed: one that is named
+like a spec, or leads out of the repository, is an error; any other is harmless.
+Submodules are not read. A file has at most 1 MiB, and is no pointer of Git LFS.
 
 A document has four fields: ` + "`apiVersion: " + APIVersion + "`, `kind`, `metadata` and `spec`" + `. A
 file that sops encrypted has a fifth, ` + "`sops`, in every document" + `.

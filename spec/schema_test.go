@@ -67,11 +67,11 @@ func TestSchemaAcceptsExamples(t *testing.T) {
 		}
 	}
 	tree := os.DirFS("../examples/cluster-repo")
-	names, errs := list(tree)
-	if len(errs) > 0 || len(names) < 6 {
-		t.Fatalf("%d files: %v", len(names), errs)
+	l := list(tree, "")
+	if len(l.errs) > 0 || len(l.names) < 6 {
+		t.Fatalf("%d files: %v", len(l.names), l.errs)
 	}
-	for _, name := range names {
+	for _, name := range l.names {
 		data, err := fs.ReadFile(tree, name)
 		if err != nil {
 			t.Fatal(err)
@@ -112,8 +112,7 @@ func TestExampleRepository(t *testing.T) {
 	if diskFile, _, _ := disks[0].Position("spec.size"); diskFile != file {
 		t.Errorf("web-1 is in %s and its disk in %s: to remove one takes two changes", file, diskFile)
 	}
-	names, _ := list(os.DirFS("../examples/cluster-repo"))
-	for _, name := range names {
+	for _, name := range list(os.DirFS("../examples/cluster-repo"), "").names {
 		data, err := os.ReadFile("../examples/cluster-repo/" + name)
 		if err != nil {
 			t.Fatal(err)

@@ -21,6 +21,8 @@ type Set struct {
 	twice [kindCount]map[string]bool // names that more than one object has
 	uids  shards[*entry]
 	files shards[[]*entry]
+
+	warnings Errors // of the tree, not of one object
 }
 
 // entry is an object in a set. Entries are shared between sets.

@@ -240,7 +240,9 @@ func (a *Agent) Restart(_ context.Context, r api.MachineRequest) error {
 }
 
 // Stop implements api.Agent.
-func (a *Agent) Stop(_ context.Context, r api.MachineRequest) error { return a.machine("Stop", r) }
+func (a *Agent) Stop(_ context.Context, r api.MachineRequest) (api.StopResult, error) {
+	return api.StopResult{}, a.machine("Stop", r)
+}
 
 // Undelete implements api.Agent.
 func (a *Agent) Undelete(_ context.Context, r api.UndeleteRequest) (api.UndeleteResult, error) {

@@ -173,6 +173,7 @@ func printAccess(w io.Writer, g api.Access) {
 		{"user", g.User},
 		{"password", g.Password},
 		{"until", when(g.Until)},
+		{"sessions", "one for each initiator; a second login by one name ends the first"},
 	} {
 		if l[1] != "" {
 			fmt.Fprintf(w, "%-11s %s\n", l[0], clean(l[1]))
@@ -181,13 +182,28 @@ func printAccess(w io.Writer, g api.Access) {
 }
 
 func printAccessList(w io.Writer, list []api.Access, now time.Time) error {
-	t := newTable(w, "", "ID", "DISK", "MODE", "LEFT", "BY", "INITIATORS")
+	t := newTable(w, "", "ID", "DISK", "MODE", "LEFT", "BY", "SESSIONS", "INITIATORS")
+	var notes []string
 	for _, g := range list {
 		mode := "rw"
 		if g.ReadOnly {
 			mode = "ro"
 		}
-		t.row(g.ID, g.Disk, mode, age(now, g.Until), g.By, strings.Join(g.Initiators, ", "))
+		t.row(g.ID, g.Disk, mode, age(now, g.Until), g.By, fmt.Sprint(len(g.Sessions)), strings.Join(g.Initiators, ", "))
+		for _, s := range g.Sessions {
+			if s.Replaced > 0 {
+				notes = append(notes, fmt.Sprintf("access %s: %s logged in again from %s, which ended its session from %s (%d in all)",
+					g.ID, s.Initiator, s.Address, s.ReplacedFrom, s.Replaced))
+			}
+		}
 	}
-	return t.flush()
+	if err := t.flush(); err != nil || len(notes) == 0 {
+		return err
+	}
+	fmt.Fprintln(w)
+	for _, n := range notes {
+		fmt.Fprintln(w, clean(n))
+	}
+	fmt.Fprintln(w, "An initiator has one session of an access: give each client a name of its own.")
+	return nil
 }

@@ -18,16 +18,16 @@ func (a *app) consoleCmd() *cobra.Command {
 		Long: `console attaches this terminal to the serial console of a machine; Ctrl-] leaves
 it. Any number of clients see what the guest writes; the first that types has the
 keyboard until it leaves. Where standard input is no terminal, it is sent to the
-console, and what the guest writes goes to standard output until the machine ends or
-the command is interrupted.
+console, and what the guest writes goes to standard output until the machine ends
+or the command is interrupted.
 
 No client holds up a guest: what one does not take in time is dropped once the log
 is turned over, and standard error says how much.
 
 --log prints what the guest wrote since the machine was made, as far as it is
-kept; with -f it goes on with what it writes. On a terminal it leaves out the guest's
-control sequences, which could do anything to the terminal; in a file or a pipe every
-byte is as the guest wrote it.`,
+kept; with -f it goes on with what it writes. On a terminal it leaves out the
+guest's control sequences, which could do anything to the terminal; in a file or a
+pipe every byte is as the guest wrote it.`,
 		Example: `  reconciler console web-1
   reconciler console web-1 --log -f`,
 		Args:              oneArg("VM"),

@@ -110,8 +110,9 @@ func hintOf(err error) string {
 	return ""
 }
 
-// clean keeps what others wrote from steering the terminal.
+// clean keeps what others wrote from steering the terminal, and on one line.
 func clean(s string) string {
+	s = strings.ReplaceAll(strings.ReplaceAll(strings.TrimRight(s, "\r\n"), "\r\n", "\n"), "\n", "; ")
 	return strings.Map(func(r rune) rune {
 		// C0, DEL and C1 controls, and the marks that reorder text.
 		if r < ' ' && r != '\t' || r >= 0x7f && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {

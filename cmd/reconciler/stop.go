@@ -17,7 +17,7 @@ func (a *app) stopCmd() *cobra.Command {
 		Long: `stop ends a machine at once, whatever its guest does; what the guest has not
 written to its disks is lost. It is the way out where a machine must end and
 cannot be asked to. A machine that is declared Running is started again by the
-next pass, unless it is suspended.
+next pass, unless it is suspended. Where there was no process to end, it says so.
 
 To stop a machine in good order, and for good, set spec.powerState: Stopped in
 the repository.`,
@@ -37,10 +37,18 @@ the repository.`,
 			if err != nil {
 				return err
 			}
-			if err := client.Stop(cmd.Context(), api.MachineRequest{Name: name, Force: true}); err != nil {
+			result, err := client.Stop(cmd.Context(), api.MachineRequest{Name: name, Force: true})
+			if err != nil {
 				return err
 			}
-			fmt.Fprintf(a.stdout, "VirtualMachine/%s is stopped\n", clean(name))
+			if !result.Idle {
+				fmt.Fprintf(a.stdout, "VirtualMachine/%s is stopped\n", clean(name))
+				return nil
+			}
+			fmt.Fprintf(a.stdout, "VirtualMachine/%s had no process: nothing was done\n", clean(name))
+			if result.Why != "" {
+				fmt.Fprintf(a.stdout, "%s\n", clean(result.Why))
+			}
 			return nil
 		},
 	}

@@ -211,3 +211,27 @@ func nodeJSON(t *testing.T, n *yaml.Node) string {
 	}
 	return string(out)
 }
+
+// Who took whose session is said where accesses are listed.
+func TestAccessListNamesReplacedSessions(t *testing.T) {
+	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	list := []api.Access{
+		{ID: "a1", Disk: "web", Until: now.Add(time.Hour), Initiators: []string{"iqn.x:a", "iqn.x:b"}, Sessions: []api.AccessSession{
+			{Initiator: "iqn.x:a", Address: "192.0.2.2:5000", Replaced: 2, ReplacedFrom: "192.0.2.1:4000"}, {Initiator: "iqn.x:b", Address: "192.0.2.3:1"},
+		}},
+		{ID: "a2", Disk: "db", Until: now.Add(time.Hour), Initiators: []string{"iqn.x:a"}},
+	}
+	var out bytes.Buffer
+	if err := printAccessList(&out, list[1:], now); err != nil || strings.Count(out.String(), "\n") != 2 {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+	out.Reset()
+	if err := printAccessList(&out, list, now); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"  2         iqn.x:a, iqn.x:b\n", "access a1: iqn.x:a logged in again from 192.0.2.2:5000, which ended its session from 192.0.2.1:4000 (2 in all)\n", "give each client a name of its own"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+}

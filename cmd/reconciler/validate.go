@@ -78,7 +78,7 @@ func loadDir(dir string) (*spec.Set, error) {
 		return nil, err
 	}
 	defer root.Close()
-	return spec.Load(root.FS())
+	return spec.LoadBelow(root.FS(), inRepository(dir))
 }
 
 // inRepository is where a directory lies in its repository; empty at the root,

@@ -164,8 +164,9 @@ func newStorage(c config.Config, guests *kvm.User, log *slog.Logger) (*storage, 
 	client := target.NewClient(process.RunDir)
 	driver, err := iscsi.New(iscsi.Config{
 		StateDir: c.StateDir, ImageDir: c.ImageDir, AllowedRoots: c.Allowed.Roots, Host: c.Host, Log: log,
-		Target: client,
-		Start:  func(ctx context.Context) error { return target.Ensure(ctx, process) },
+		DiscoveryCHAP: c.ISCSI.Discovery == "chap",
+		Target:        client,
+		Start:         func(ctx context.Context) error { return target.Ensure(ctx, process) },
 		Images: func(i *image.Config) {
 			i.MaxBytes = int64(largest)
 			if guests != nil {
@@ -213,10 +214,16 @@ func (s *storage) Access(ctx context.Context, disk string, r api.AccessRequest, 
 }
 
 func accessAnswer(a iscsi.Access) api.Access {
-	return api.Access{
+	out := api.Access{
 		ID: a.ID, Disk: a.Disk, Portal: a.Portal, Target: a.Target, LUN: a.LUN, Initiators: a.Initiators,
 		ReadOnly: a.ReadOnly, Until: a.Until, By: a.By,
 	}
+	for _, s := range a.Sessions {
+		out.Sessions = append(out.Sessions, api.AccessSession{
+			Initiator: s.Initiator, Address: s.Address, Since: s.Since, Replaced: s.Replaced, ReplacedFrom: s.ReplacedFrom,
+		})
+	}
+	return out
 }
 
 func (s *storage) ListAccess(ctx context.Context) ([]api.Access, error) {

@@ -14,6 +14,7 @@ import (
 
 	"reconciler/claim"
 	"reconciler/drivers/iscsi/claims"
+	"reconciler/drivers/iscsi/scsi"
 	"reconciler/drivers/iscsi/target"
 )
 
@@ -47,7 +48,7 @@ type Access struct {
 	By         string
 	// Ending says that its end has begun and not been finished.
 	Ending   bool
-	Sessions int // logged in now
+	Sessions []target.Session // logged in now
 }
 
 // URL is the access in the notation of libiscsi and QEMU. It holds the password.
@@ -72,7 +73,13 @@ func (d *Driver) Access(ctx context.Context, r AccessRequest) (Access, error) {
 		return Access{}, err
 	}
 	o := claim.Owner{Host: d.cfg.Host, Access: hex.EncodeToString(id[:])}
-	initiators := slices.Compact(slices.Sorted(slices.Values(r.Initiators)))
+	// Names that differ in case are one, and each has one session.
+	var initiators []string
+	for _, n := range r.Initiators {
+		initiators = append(initiators, scsi.FoldName(n))
+	}
+	slices.Sort(initiators)
+	initiators = slices.Compact(initiators)
 	a, err := d.acquire(ctx, r.Disk, o, grantee{initiators, r.ReadOnly, r.Until.UTC(), r.By})
 	if err != nil {
 		if a.Epoch == 0 {
@@ -83,10 +90,10 @@ func (d *Driver) Access(ctx context.Context, r AccessRequest) (Access, error) {
 		return Access{}, errors.Join(err, d.Release(context.WithoutCancel(ctx), r.Disk, o))
 	}
 	d.log.Info("access given", "disk", r.Disk, "access", o.Access, "by", r.By, "initiators", initiators, "readOnly", r.ReadOnly, "until", a.Until)
-	return accessTo(r.Disk, a, 0), nil
+	return accessTo(r.Disk, a, nil), nil
 }
 
-func accessTo(disk string, a claims.Admission, sessions int) Access {
+func accessTo(disk string, a claims.Admission, sessions []target.Session) Access {
 	return Access{
 		ID: a.Owner.Access, Disk: disk, Epoch: a.Epoch, Portal: a.Portal, Target: a.Target, LUN: a.LUN,
 		Initiators: a.Initiators, User: a.User, Password: a.Password, ReadOnly: a.ReadOnly,
@@ -102,9 +109,9 @@ func (d *Driver) ListAccess(ctx context.Context) ([]Access, error) {
 	}
 	var list []Access
 	for _, r := range d.claims.List() {
-		for i, c := range claimsOf(r, served) {
-			if a := r.Admissions()[i]; a.Owner.Access != "" {
-				list = append(list, accessTo(r.Disk, a, c.Sessions))
+		for _, a := range r.Admissions() {
+			if a.Owner.Access != "" {
+				list = append(list, accessTo(r.Disk, a, sessionsOf(a, served)))
 			}
 		}
 	}

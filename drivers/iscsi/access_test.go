@@ -108,6 +108,28 @@ func TestAccessEndsByItself(t *testing.T) {
 	}
 }
 
+// A clock that was years ahead when a disk was lent does not lend it for years.
+func TestAccessEndsWhenTheClockWasWrong(t *testing.T) {
+	w := newWorld(t)
+	w.converge(w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi")))
+	w.pass(10*365*24*time.Hour, 0)
+	w.lend(t, uidOf(spec.KindDisk, "web"), false, rescue)
+	w.pass(-10*365*24*time.Hour, 0)
+	for _, c := range []struct {
+		up   time.Duration
+		want int
+	}{{59 * time.Minute, 1}, {time.Minute, 0}} {
+		w.pass(0, c.up)
+		w.open()
+		if err := w.d.Ensure(w.ctx()); err != nil {
+			t.Fatal(err)
+		}
+		if list, err := w.d.ListAccess(w.ctx()); err != nil || len(list) != c.want {
+			t.Errorf("%s later: %d accesses, %v, want %d", c.up, len(list), err, c.want)
+		}
+	}
+}
+
 func TestReadOnlyAccessStandsBesideAClaim(t *testing.T) {
 	w := newWorld(t)
 	w.converge(w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi")))
@@ -291,4 +313,43 @@ func TestReservationsAreNamed(t *testing.T) {
 	if _, err := w.d.ClearReservations(w.ctx(), uidOf(spec.KindDisk, "other")); err == nil {
 		t.Error("of a disk that is not there")
 	}
+}
+
+// What the host's configuration says of discovery is in force when the agent starts.
+func TestDiscoveryFollowsTheConfiguration(t *testing.T) {
+	w := newWorld(t)
+	w.converge(w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi")))
+	g := mustClaim(t, w, uidOf(spec.KindDisk, "web"), owner("launch-1"))
+	list := func() error { return exec.Command("iscsi-ls", "-i", g.Initiator, "iscsi://"+g.Portal).Run() }
+	if err := list(); err != nil {
+		t.Errorf("discovery by name: %v", err)
+	}
+	for _, chap := range []bool{true, false} {
+		cfg := w.config()
+		cfg.DiscoveryCHAP = chap
+		var err error
+		if w.d, err = New(cfg); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.d.Ensure(w.ctx()); err != nil {
+			t.Fatal(err)
+		}
+		if err := list(); (err != nil) != chap {
+			t.Errorf("discovery by name, with CHAP asked for %v: %v", chap, err)
+		}
+		mustIO(t, g, "read 0 64k")
+	}
+}
+
+// An initiator's name is the same in any case, and its sessions are named.
+func TestAccessFoldsNames(t *testing.T) {
+	w := newWorld(t)
+	w.converge(w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi")))
+	uid := uidOf(spec.KindDisk, "web")
+	a := w.lend(t, uid, false, "iqn.2026-11.local.rescue:WIN-ABC", "iqn.2026-11.local.rescue:win-abc")
+	if len(a.Initiators) != 1 || a.Initiators[0] != "iqn.2026-11.local.rescue:win-abc" {
+		t.Errorf("initiators %q", a.Initiators)
+	}
+	mustIO(t, grantOfAccess(a, "iqn.2026-11.local.rescue:WIN-ABC"), "write -P 9 0 64k")
+	mustIO(t, grantOfAccess(a, "iqn.2026-11.local.rescue:Win-Abc"), "read -P 9 0 64k")
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"reconciler/claim"
+	"reconciler/deadline"
 	"reconciler/drivers/iscsi/claims"
 	"reconciler/drivers/iscsi/target"
 	"reconciler/drivers/iscsi/volume"
@@ -81,9 +82,12 @@ func (d *Driver) acquire(ctx context.Context, disk string, o claim.Owner, g gran
 	}
 	a, err := d.claims.Acquire(disk, o, g.readOnly, func(epoch uint64) claims.Admission {
 		n := claims.Admission{
-			Initiators: g.initiators, Until: g.until, By: g.by, Since: d.cfg.Now().UTC(), Password: secret,
+			Initiators: g.initiators, By: g.by, Since: d.cfg.Now().UTC(), Password: secret,
 			User:   v.UID[:8] + "-" + strconv.FormatUint(epoch, 10),
 			Portal: at.record.Portals[0], Target: v.Target,
+		}
+		if !g.until.IsZero() {
+			n.Deadline = deadline.At(d.clock(), g.until)
 		}
 		if len(n.Initiators) == 0 {
 			n.Initiators = []string{initiator(&v.Meta, o.Host, epoch)}
@@ -162,7 +166,7 @@ func (d *Driver) finishReleases(ctx context.Context, disk string) error {
 		return err
 	}
 	for _, a := range r.Admissions() {
-		over := a.Over(d.cfg.Now())
+		over := a.Over(d.clock())
 		if a.State == claims.Held && !over {
 			continue
 		}
@@ -213,13 +217,19 @@ func (d *Driver) List(ctx context.Context) ([]claim.Claim, error) {
 func claimsOf(r claims.Record, served map[string]target.Status) []claim.Claim {
 	var list []claim.Claim
 	for _, a := range r.Admissions() {
-		c := claim.Claim{Disk: r.Disk, Epoch: a.Epoch, Owner: a.Owner, ReadOnly: a.ReadOnly}
-		for _, s := range served[a.Target].Sessions {
-			if s.Epoch == a.Epoch {
-				c.Sessions++
-			}
+		list = append(list, claim.Claim{
+			Disk: r.Disk, Epoch: a.Epoch, Owner: a.Owner, ReadOnly: a.ReadOnly, Sessions: len(sessionsOf(a, served)),
+		})
+	}
+	return list
+}
+
+func sessionsOf(a claims.Admission, served map[string]target.Status) []target.Session {
+	var list []target.Session
+	for _, s := range served[a.Target].Sessions {
+		if s.Epoch == a.Epoch {
+			list = append(list, s)
 		}
-		list = append(list, c)
 	}
 	return list
 }

@@ -8,17 +8,16 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"reconciler/deadline"
 	"reconciler/drivers/iscsi/claims"
 	"reconciler/drivers/iscsi/image"
 	"reconciler/drivers/iscsi/target"
 	"reconciler/drivers/iscsi/volume"
 	"reconciler/internal/durable"
+	"reconciler/internal/uptime"
 	"reconciler/reconcile"
 )
 
@@ -43,7 +42,9 @@ type Config struct {
 	// AllowedRoots are the directories below which a pool's absolute path may be.
 	AllowedRoots []string
 	Host         string // name of this host, for the owners of accesses
-	Target       Target
+	// DiscoveryCHAP has initiators that list targets prove who they are.
+	DiscoveryCHAP bool
+	Target        Target
 	// Start makes the target's process run, if it does not; nil where that is
 	// somebody else's matter.
 	Start  func(ctx context.Context) error
@@ -128,18 +129,19 @@ func New(cfg Config) (*Driver, error) {
 	return d, nil
 }
 
-// kernelUptime reads the boot's id and its monotonic clock, which does not run
-// while the host is suspended.
-func kernelUptime() (volume.Uptime, error) {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+// clock is what deadlines are held against; without the kernel's only the wall's.
+func (d *Driver) clock() deadline.Clock {
+	up, err := d.cfg.Uptime()
 	if err != nil {
-		return volume.Uptime{}, err
+		return deadline.Clock{Now: d.cfg.Now()}
 	}
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return volume.Uptime{}, fmt.Errorf("monotonic clock: %w", err)
-	}
-	return volume.Uptime{BootID: strings.TrimSpace(string(id)), Up: time.Duration(ts.Nano())}, nil
+	return deadline.Clock{Now: d.cfg.Now(), BootID: up.BootID, Up: up.Up}
+}
+
+// kernelUptime reads the boot's id and its monotonic clock.
+func kernelUptime() (volume.Uptime, error) {
+	id, err := uptime.Boot()
+	return volume.Uptime{BootID: id, Up: uptime.Up()}, err
 }
 
 // Apply carries out one action.

@@ -151,7 +151,7 @@ func (d *Driver) tidy(ctx context.Context, at place, v *volume.Volume, inv *inve
 // due says whether a release was interrupted or an access is over.
 func (d *Driver) due(r claims.Record) bool {
 	return slices.ContainsFunc(r.Admissions(), func(a claims.Admission) bool {
-		return a.State == claims.Releasing || a.Over(d.cfg.Now())
+		return a.State == claims.Releasing || a.Over(d.clock())
 	})
 }
 
@@ -198,7 +198,7 @@ func (d *Driver) asRecorded(at place, v *volume.Volume, served map[string]target
 		return !exported
 	}
 	r, err := d.claims.Get(v.UID)
-	return err != nil || exported && upToDate(s, exportOf(at, &v.Meta), accessOf(r))
+	return err != nil || exported && upToDate(s, d.exportOf(at, &v.Meta), accessOf(r))
 }
 
 // serveOne makes the target follow the record of a volume, as it is now.

@@ -40,9 +40,10 @@ func baseOf(v *volume.Meta) string {
 	return strings.TrimSuffix(v.Target, ":"+iqnPart(v.Cluster)+":"+v.UID)
 }
 
-func exportOf(at place, v *volume.Meta) target.Export {
+func (d *Driver) exportOf(at place, v *volume.Meta) target.Export {
 	return target.Export{
 		IQN: v.Target, Path: at.pool.path(v.UID), Serial: spec.Serial(v.UID), UID: v.UID, Portals: at.record.Portals,
+		DiscoveryCHAP: d.cfg.DiscoveryCHAP,
 	}
 }
 
@@ -53,7 +54,7 @@ func (d *Driver) export(ctx context.Context, at place, disk string) error {
 	if err != nil {
 		return err
 	}
-	e := exportOf(at, &v.Meta)
+	e := d.exportOf(at, &v.Meta)
 	err = d.cfg.Target.Put(ctx, e)
 	if errors.Is(err, target.ErrConflict) {
 		err = d.replace(ctx, e)
@@ -149,7 +150,7 @@ func (d *Driver) removeExport(ctx context.Context, iqn string) error {
 
 // upToDate says whether the target serves a volume as it should be.
 func upToDate(s target.Status, e target.Export, want []target.Access) bool {
-	if s.Path != e.Path || s.Serial != e.Serial || s.UID != e.UID || !slices.Equal(s.Portals, e.Portals) {
+	if s.Path != e.Path || s.Serial != e.Serial || s.UID != e.UID || s.DiscoveryCHAP != e.DiscoveryCHAP || !slices.Equal(s.Portals, e.Portals) {
 		return false
 	}
 	return sameAccess(s.Access, want)

@@ -226,13 +226,14 @@ func (m *machine) acquire(ctx context.Context) error {
 // Apply carries out one action on a machine. What it did before an error stays
 // done, is seen by the next Observe and finished by the next action.
 func (d *Driver) Apply(ctx context.Context, a reconcile.Action, in reconcile.Inputs) (reconcile.Outputs, error) {
-	if err := d.apply(ctx, a, in); err != nil {
-		return reconcile.Outputs{}, fmt.Errorf("%s %s: %w", a.Op, a.Name, err)
+	var out reconcile.Outputs
+	if err := d.apply(ctx, a, in, &out); err != nil {
+		return out, fmt.Errorf("%s %s: %w", a.Op, a.Name, err)
 	}
-	return reconcile.Outputs{}, nil
+	return out, nil
 }
 
-func (d *Driver) apply(ctx context.Context, a reconcile.Action, in reconcile.Inputs) error {
+func (d *Driver) apply(ctx context.Context, a reconcile.Action, in reconcile.Inputs, out *reconcile.Outputs) (err error) {
 	if a.Kind != spec.KindVirtualMachine {
 		return fmt.Errorf("the kvm driver does not know kind %s", a.Kind)
 	}
@@ -270,7 +271,8 @@ func (d *Driver) apply(ctx context.Context, a reconcile.Action, in reconcile.Inp
 		}
 		return d.start(ctx, m, a.Want, vm, in)
 	case reconcile.OpStop:
-		return d.stopMachine(ctx, m, a.Want, in)
+		out.Idle, err = d.stopMachine(ctx, m, a.Want, in)
+		return err
 	case reconcile.OpUpdate, reconcile.OpAdopt:
 		return d.update(ctx, m, &a, in)
 	case reconcile.OpDelete:

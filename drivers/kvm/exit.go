@@ -3,8 +3,11 @@ package kvm
 import (
 	"os"
 	"strings"
+	"sync"
 	"time"
 
+	"reconciler/deadline"
+	"reconciler/internal/uptime"
 	"reconciler/reconcile"
 )
 
@@ -43,7 +46,9 @@ func (r *record) end(how exit) bool {
 		wait = min(backoffFirst<<r.Failures, backoffLast)
 	}
 	r.Failures++
-	r.Exit, r.RetryAt, r.Intent = &how, how.At.Add(wait), ""
+	r.Exit, r.Intent = &how, ""
+	r.Backoff = deadline.In(clockAt(how.At), wait)
+	r.RetryAt = r.Backoff.Until
 	return true
 }
 
@@ -73,7 +78,7 @@ func (d *Driver) settle(m *machine, boot string) error {
 		case !r.live():
 			return false
 		case r.Launch.BootID != boot: // the host went down, not the guest
-			r.Exit, r.Failures, r.RetryAt = nil, 0, time.Time{}
+			r.calm()
 		case r.Launch.Started:
 			r.end(exit{At: time.Now(), Reason: reason, Failed: true, Asked: asked != ""})
 		}
@@ -104,6 +109,34 @@ func (d *Driver) lastMessage(uid string) string {
 
 func (r *record) ending(vm *reconcile.LiveVM) {
 	if r.Exit != nil {
-		vm.Exit, vm.Failed, vm.Asked, vm.RetryAt = r.Exit.Reason, r.Exit.Failed, r.Exit.Asked, r.RetryAt
+		vm.Exit, vm.Failed, vm.Asked, vm.RetryAt = r.Exit.Reason, r.Exit.Failed, r.Exit.Asked, r.retryAt(clockAt(time.Now()))
 	}
+}
+
+// retryAt is when the back-off is over, on the present wall clock; zero if it is.
+func (r *record) retryAt(now deadline.Clock) time.Time {
+	switch at := r.Backoff; {
+	case !at.IsZero() && at.Over(now):
+		return time.Time{}
+	case !at.IsZero():
+		return at.When(now)
+	case r.RetryAt.Sub(now.Now) > backoffLast: // written while the clock was ahead
+		return time.Time{}
+	}
+	return r.RetryAt
+}
+
+// thisBoot does not change while the process lives.
+var thisBoot = sync.OnceValue(func() string {
+	id, _ := uptime.Boot() // without one a back-off goes by the wall clock
+	return id
+})
+
+func clockAt(now time.Time) deadline.Clock {
+	return deadline.Clock{Now: now, BootID: thisBoot(), Up: uptime.Up()}
+}
+
+// calm forgets how launches ended.
+func (r *record) calm() {
+	r.Exit, r.Failures, r.RetryAt, r.Backoff = nil, 0, time.Time{}, deadline.Deadline{}
 }

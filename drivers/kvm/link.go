@@ -138,8 +138,8 @@ func verify(ctx context.Context, conn *qmp.Conn, p process) error {
 }
 
 func (l *link) ended() bool {
-	p, ok, err := inspect(l.proc.pid)
-	return err == nil && (!ok || p.start != l.proc.start)
+	there, err := l.proc.alive()
+	return err == nil && !there
 }
 
 // quiet are events that change nothing of what is read back.

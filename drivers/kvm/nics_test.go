@@ -190,7 +190,7 @@ func (r *rig) killQEMU(name string) {
 
 func startOf(t *testing.T, pid int) uint64 {
 	t.Helper()
-	start, err := startTime(pid)
+	start, _, err := lifeOf(pid)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,15 +43,15 @@ func (d *Driver) observe(ctx context.Context, want *reconcile.Desired, fresh boo
 		return state, err
 	}
 	for _, p := range procs {
-		if p.owner == d.owner && p.uuid != "" {
+		counts := d.counts(p)
+		switch {
+		case !counts || p.uuid == "":
+		case p.owner == d.owner:
 			w.byUUID[p.uuid] = append(w.byUUID[p.uuid], p)
-		}
-	}
-	for _, p := range procs {
-		if p.owner != d.owner && p.uuid != "" {
+		default:
 			w.foreign[p.uuid] = p
 		}
-		if p.owner != d.owner || !known[p.uuid] {
+		if !counts || p.owner != d.owner || !known[p.uuid] {
 			state.Unmanaged = append(state.Unmanaged, unmanaged(d, p))
 		}
 	}
@@ -117,7 +117,9 @@ func unmanaged(d *Driver, p process) reconcile.Unmanaged {
 	if u.Name == "" {
 		u.Name = "pid " + strconv.Itoa(p.pid)
 	}
-	if p.owner == d.owner {
+	if p.owner == d.owner && !d.counts(p) {
+		u.Reason = fmt.Sprintf("process %d calls itself a machine of this agent, and is none: it is of user %d and executes %q", p.pid, p.uid, p.exe)
+	} else if p.owner == d.owner {
 		u.Reason = fmt.Sprintf("QEMU (pid %d) was started by this agent, but its record is lost and no machine with its UUID is declared", p.pid)
 	}
 	return u
@@ -149,6 +151,15 @@ func (d *Driver) observeMachine(ctx context.Context, m *machine, w *world, want 
 	}
 	if p, ok := w.foreign[m.uid]; ok {
 		return nil, taken(p).Error()
+	}
+	if len(procs) == 0 && rec.live() {
+		p, err := d.holder(ctx, m)
+		if err != nil {
+			return nil, err.Error()
+		}
+		if p != nil {
+			procs = []process{*p}
+		}
 	}
 	if len(procs) == 0 {
 		defer d.drop(m)

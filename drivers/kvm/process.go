@@ -24,6 +24,10 @@ type process struct {
 	name   string
 	owner  string // digest of its agent; empty if it was not started by one
 	launch string
+	uid    int    // of the user it runs as
+	exe    string // what it executes, as far as that may be read
+	// becoming says that it is the shell that sets a limit and then executes QEMU.
+	becoming bool
 }
 
 // marker is the id of the chardev of the agent's monitor. It stands in the
@@ -77,11 +81,51 @@ func inspect(pid int) (process, bool, error) {
 		return process{}, false, nil
 	}
 	p.pid = pid
-	p.start, err = startTime(pid)
+	if p.start, _, err = lifeOf(pid); err == nil {
+		p.uid, err = userOf(pid)
+	}
 	if gone(err) {
 		return process{}, false, nil
 	}
+	p.exe, _ = os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "exe")) // empty: another user's
 	return p, err == nil, err
+}
+
+// counts says that a process can be a machine of this host: it runs as the
+// agent's user or the guests', and executes a QEMU. Anybody can call a process
+// what he likes, with any UUID.
+func (d *Driver) counts(p process) bool {
+	if p.uid != os.Geteuid() && (d.cfg.User == nil || p.uid != d.cfg.User.UID) {
+		return false
+	}
+	exe := filepath.Base(strings.TrimSuffix(p.exe, " (deleted)")) // QEMU was upgraded since
+	switch {
+	case isQEMU(exe):
+		return true
+	case p.becoming, p.exe == "": // the shell that becomes ours; one that may not be looked into
+		return true
+	}
+	return exe == filepath.Base(d.cfg.QEMU)
+}
+
+func isQEMU(program string) bool {
+	return strings.HasPrefix(program, "qemu-system-") || program == "qemu-kvm" || program == "kvm"
+}
+
+// userOf is the user a process runs as: the second of the Uid line in
+// /proc/PID/status. The owner of its files there is root where it may not be
+// dumped.
+func userOf(pid int) (int, error) {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 2 && f[0] == "Uid:" {
+			return strconv.Atoi(f[2])
+		}
+	}
+	return 0, fmt.Errorf("process %d: unreadable status", pid)
 }
 
 func gone(err error) bool {
@@ -91,8 +135,8 @@ func gone(err error) bool {
 // parseCmdline recognises a QEMU. One of ours is recognised by its marker even
 // while the shell that becomes it has not done so yet.
 func parseCmdline(argv []string) (p process, ok bool) {
-	base := filepath.Base(argv[0])
-	ok = strings.HasPrefix(base, "qemu-system-") || base == "qemu-kvm" || base == "kvm"
+	ok = isQEMU(filepath.Base(argv[0]))
+	p.becoming = len(argv) > 2 && argv[1] == "-c" && argv[2] == shell
 	for i := 1; i+1 < len(argv); i++ {
 		switch strings.TrimPrefix(argv[i], "-") {
 		case "uuid", "-uuid":
@@ -109,18 +153,30 @@ func parseCmdline(argv []string) (p process, ok bool) {
 	return p, ok
 }
 
-// startTime is field 22 of /proc/PID/stat; the command in field 2 may hold anything.
-func startTime(pid int) (uint64, error) {
+// lifeOf reads when a process was started and whether it has ended and waits for
+// its parent: fields 22 and 3 of /proc/PID/stat. The command in field 2 may hold
+// anything.
+func lifeOf(pid int) (start uint64, ended bool, err error) {
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	_, rest, ok := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
 	f := strings.Fields(rest)
 	if !ok || len(f) < 20 {
-		return 0, fmt.Errorf("process %d: unreadable stat", pid)
+		return 0, false, fmt.Errorf("process %d: unreadable stat", pid)
 	}
-	return strconv.ParseUint(f[19], 10, 64)
+	start, err = strconv.ParseUint(f[19], 10, 64)
+	return start, f[0] == "Z" || f[0] == "X", err
+}
+
+// alive says whether it is still there, whatever it calls itself by now.
+func (p process) alive() (bool, error) {
+	start, ended, err := lifeOf(p.pid)
+	if gone(err) {
+		return false, nil
+	}
+	return err == nil && start == p.start && !ended, err
 }
 
 var (
@@ -146,8 +202,7 @@ func (p process) open() (*handle, error) {
 	h := &handle{process: p, f: os.NewFile(uintptr(fd), "pidfd")}
 	// The number may have been used anew between the search and the open; now
 	// it cannot be any more.
-	now, ok, err := inspect(p.pid)
-	if err != nil || !ok || now.start != p.start || now.uuid != p.uuid {
+	if there, err := p.alive(); err != nil || !there {
 		h.close()
 		return nil, err
 	}
@@ -200,30 +255,37 @@ func (d *Driver) ours(uid string) ([]process, error) {
 }
 
 func (d *Driver) oursOf(all []process, uid string) []process {
-	return slices.DeleteFunc(all, func(p process) bool { return p.uuid != uid || p.owner != d.owner })
+	return slices.DeleteFunc(all, func(p process) bool { return p.uuid != uid || p.owner != d.owner || !d.counts(p) })
 }
 
-// find returns the machine's process, nil if it has none.
-func (d *Driver) find(uid string) (*process, error) {
-	procs, err := d.ours(uid)
+// find returns the machine's process, nil if it has none: by what it is called,
+// then by the lock it holds.
+func (d *Driver) find(ctx context.Context, m *machine) (*process, error) {
+	procs, err := d.ours(m.uid)
 	if err != nil {
 		return nil, err
+	}
+	if len(procs) == 0 {
+		return d.holder(ctx, m)
 	}
 	return only(procs)
 }
 
 // findAny is find before a start: nobody else's process may have the UUID.
-func (d *Driver) findAny(uid string) (*process, error) {
+func (d *Driver) findAny(ctx context.Context, m *machine) (*process, error) {
 	all, err := processes()
 	if err != nil {
 		return nil, err
 	}
 	for _, p := range all {
-		if p.uuid == uid && p.owner != d.owner {
+		if p.uuid == m.uid && p.owner != d.owner && d.counts(p) {
 			return nil, taken(p)
 		}
 	}
-	return only(d.oursOf(all, uid))
+	if procs := d.oursOf(all, m.uid); len(procs) > 0 {
+		return only(procs)
+	}
+	return d.holder(ctx, m)
 }
 
 // only returns the process of a machine, of which there may be one at most.

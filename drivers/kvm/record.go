@@ -8,9 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
+	"reconciler/deadline"
+	"reconciler/internal/uptime"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
@@ -31,6 +32,9 @@ type record struct {
 	Exit     *exit     `json:"exit,omitempty"`
 	Failures int       `json:"failures,omitempty"` // ends in a row, for the back-off
 	RetryAt  time.Time `json:"retryAt,omitzero"`
+	// Backoff is RetryAt for a clock that was wrong; records of the first builds
+	// have only the other.
+	Backoff deadline.Deadline `json:"backoff,omitzero"`
 }
 
 const (
@@ -217,10 +221,4 @@ func (d *Driver) forget(m *machine) error {
 	return nil
 }
 
-func readBootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("read the boot id: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
-}
+func readBootID() (string, error) { return uptime.Boot() }

@@ -16,6 +16,7 @@ import (
 
 	"reconciler/claim"
 	"reconciler/drivers/kvm/qmp"
+	"reconciler/internal/owndir"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
@@ -56,7 +57,7 @@ func (d *Driver) answers(ctx context.Context, disks []string) error {
 
 // start makes the machine run, from whatever state it is in.
 func (d *Driver) start(ctx context.Context, m *machine, want *reconcile.Object, vm *spec.VirtualMachine, in reconcile.Inputs) error {
-	p, err := d.findAny(m.uid)
+	p, err := d.findAny(ctx, m)
 	if err != nil {
 		return err
 	}
@@ -372,7 +373,7 @@ func (d *Driver) setUp(ctx context.Context, m *machine, b *birth) (files []*os.F
 // makeRunDir makes directories that QEMU's user can pass and nobody can list.
 func makeRunDir(dirs ...string) error {
 	for _, dir := range dirs {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
+		if err := owndir.Make(dir, 0o711); err != nil {
 			return fmt.Errorf("make the run directory: %w", err)
 		}
 	}
@@ -429,7 +430,7 @@ func (d *Driver) exec(rec *record, files []*os.File) (process, error) {
 	}
 	p := process{pid: cmd.Process.Pid, uuid: rec.UID, name: rec.Name, owner: d.owner, launch: rec.Launch.ID}
 	// It cannot be reaped, and its number used anew, before it is waited for.
-	p.start, err = startTime(p.pid)
+	p.start, _, err = lifeOf(p.pid)
 	reaped := make(chan struct{})
 	d.children.Store(p.pid, reaped)
 	go func() {

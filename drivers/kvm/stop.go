@@ -20,11 +20,11 @@ const (
 )
 
 // stopMachine ends the machine's process: by the guest, then by QEMU, then by
-// the kernel. It returns when the process is gone.
-func (d *Driver) stopMachine(ctx context.Context, m *machine, want *reconcile.Object, in reconcile.Inputs) error {
+// the kernel. It returns when the process is gone; idle says that there was none.
+func (d *Driver) stopMachine(ctx context.Context, m *machine, want *reconcile.Object, in reconcile.Inputs) (idle bool, err error) {
 	if m.snapshot() != nil || want != nil {
 		if err := d.intend(m, intentStop, want); err != nil {
-			return err
+			return false, err
 		}
 	}
 	return d.bringDown(ctx, m, in)
@@ -37,7 +37,7 @@ func (d *Driver) delete(ctx context.Context, m *machine, in reconcile.Inputs) er
 			return err
 		}
 	}
-	if err := d.bringDown(ctx, m, in); err != nil {
+	if _, err := d.bringDown(ctx, m, in); err != nil {
 		return err
 	}
 	d.step("stopped")
@@ -61,27 +61,27 @@ func (d *Driver) intend(m *machine, intent string, want *reconcile.Object) error
 	return err
 }
 
-func (d *Driver) bringDown(ctx context.Context, m *machine, in reconcile.Inputs) error {
-	p, err := d.find(m.uid)
+func (d *Driver) bringDown(ctx context.Context, m *machine, in reconcile.Inputs) (idle bool, err error) {
+	p, err := d.find(ctx, m)
 	if err != nil {
-		return err
+		return false, err
 	}
 	asked := true // false: it had ended by itself before, and that stays on record
 	if p != nil {
 		h, err := p.open()
 		if err != nil {
-			return err
+			return false, err
 		}
 		if h != nil {
 			defer h.close()
 			if asked, err = d.shutDown(ctx, m, h, in); err != nil {
-				return err
+				return false, err
 			}
 		}
 	} else if rec := m.snapshot(); rec != nil {
 		asked = rec.Exit == nil
 	}
-	return d.gone(m, asked)
+	return p == nil, d.gone(m, asked)
 }
 
 // gone cleans up after a process that has ended.
@@ -98,7 +98,7 @@ func (d *Driver) gone(m *machine, asked bool) error {
 			r.Launch.Over = true
 		}
 		if asked {
-			r.Exit, r.Failures, r.RetryAt = nil, 0, time.Time{}
+			r.calm()
 		}
 		if r.Intent == intentStop {
 			r.Intent = ""

@@ -73,7 +73,7 @@ func TestParseCmdline(t *testing.T) {
 		ok   bool
 	}{
 		"ours":                {append([]string{"/usr/bin/qemu-system-x86_64"}, ours...), process{uuid: "u-1", name: "web", owner: "0a0b", launch: "launch-1"}, true},
-		"ours as a shell yet": {append([]string{"/bin/sh", "-c", shell, "1", "qemu-system-x86_64"}, ours...), process{uuid: "u-1", name: "web", owner: "0a0b", launch: "launch-1"}, true},
+		"ours as a shell yet": {append([]string{"/bin/sh", "-c", shell, "1", "qemu-system-x86_64"}, ours...), process{uuid: "u-1", name: "web", owner: "0a0b", launch: "launch-1", becoming: true}, true},
 		"libvirt's":           {[]string{"/usr/bin/qemu-system-x86_64", "-name", "guest=db,debug-threads=on", "-uuid", "u-2", "-mon", "chardev=charmonitor,id=monitor,mode=control"}, process{uuid: "u-2", name: "db"}, true},
 		"by hand":             {[]string{"kvm", "--name", "x", "--uuid", "u-3"}, process{uuid: "u-3", name: "x"}, true},
 		"a tool of QEMU's":    {[]string{"qemu-img", "-uuid", "u"}, process{uuid: "u"}, false},
@@ -185,6 +185,32 @@ func TestBackoff(t *testing.T) {
 	}
 	if !r.end(exit{At: now.Add(time.Hour)}) {
 		t.Error("an old stop that was never finished excuses an end")
+	}
+}
+
+// A clock that was years ahead when a machine ended, or is now, does not keep it
+// off, in records of today and of the first builds.
+func TestBackoffOfAClockThatWasWrong(t *testing.T) {
+	now, future := time.Now(), time.Now().AddDate(10, 0, 0)
+	r := &record{Launch: &launch{At: future}}
+	r.end(exit{At: future})
+	if at := r.retryAt(clockAt(now)); at.Sub(now) > 2*time.Second {
+		t.Errorf("it is tried again at %s, and now it is %s", at, now)
+	}
+	later := clockAt(now)
+	later.Up += 2 * time.Second
+	if at := r.retryAt(later); !at.IsZero() {
+		t.Errorf("two seconds later it still waits until %s", at)
+	}
+	later.BootID, later.Up = "another", time.Second
+	if at := r.retryAt(later); !at.IsZero() {
+		t.Errorf("after a reboot it still waits until %s", at)
+	}
+	if at := (&record{RetryAt: future}).retryAt(clockAt(now)); !at.IsZero() {
+		t.Errorf("a record of the first builds waits until %s", at)
+	}
+	if at := (&record{RetryAt: now.Add(time.Minute)}).retryAt(clockAt(now)); !at.Equal(now.Add(time.Minute)) {
+		t.Errorf("a record of the first builds does not wait: %s", at)
 	}
 }
 

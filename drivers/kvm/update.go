@@ -34,7 +34,7 @@ func (d *Driver) update(ctx context.Context, m *machine, a *reconcile.Action, in
 	if err != nil {
 		return err
 	}
-	p, err := d.find(m.uid)
+	p, err := d.find(ctx, m)
 	if err != nil {
 		return err
 	}

@@ -20,11 +20,11 @@ var layers = [][]string{
 	{"policy"},
 	{"reconcile"},
 	{"spec"},
-	{"claim", "trust"},
+	{"claim", "trust", "deadline"},
 }
 
 // pure packages compute: what they return follows from their arguments.
-var pure = []string{"spec", "reconcile", "policy", "status", "drift", "review", "claim"}
+var pure = []string{"spec", "reconcile", "policy", "status", "drift", "review", "claim", "deadline"}
 
 // testOnly packages are for tests and may look at anything.
 var testOnly = []string{"internal/testbed", "internal/testcount", "internal/archtest"}

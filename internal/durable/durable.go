@@ -54,6 +54,7 @@ func Open(path string, mode fs.FileMode) (*Dir, error) {
 			}
 		}
 	}
+	d.spare.measure(entries)
 	// Where there is no room to set aside any, the directory still works.
 	if err := d.spare.fill(); err != nil && !isFull(err) {
 		return nil, err
@@ -79,12 +80,21 @@ func (d *Dir) Write(name string, data []byte) error {
 		return later
 	}
 	d.step("write " + name)
-	err := d.writeFresh(name, data)
+	err := d.fault("write "+name, Before)
+	if err == nil {
+		err = d.writeFresh(name, data)
+	}
 	if isFull(err) {
 		err = d.writeReserved(name, data)
 	}
+	if err == nil {
+		err = d.fault("write "+name, After)
+	}
 	if err != nil {
 		return fmt.Errorf("write %s: %w", filepath.Join(d.path, name), err)
+	}
+	if strings.HasSuffix(name, recordSuffix) {
+		d.spare.largest = max(d.spare.largest, int64(len(data)))
 	}
 	// A reserve that could not be filled again now is filled by the next write.
 	if err := d.spare.fill(); err != nil && !isFull(err) {
@@ -136,13 +146,16 @@ func (d *Dir) Remove(name string) error {
 		return later
 	}
 	d.step("remove " + name)
+	if err := d.fault("remove "+name, Before); err != nil {
+		return err
+	}
 	if err := os.Remove(filepath.Join(d.path, name)); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		return err
 	}
-	return SyncDir(d.path)
+	return errors.Join(SyncDir(d.path), d.fault("remove "+name, After))
 }
 
 // Rename gives a file of the directory another name, durably.
@@ -150,11 +163,14 @@ func (d *Dir) Rename(from, to string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.step("rename " + from + " " + to)
+	if err := d.fault("rename "+to, Before); err != nil {
+		return err
+	}
 	if err := os.Rename(filepath.Join(d.path, from), filepath.Join(d.path, to)); err != nil {
 		return err
 	}
 	d.step("renamed " + to)
-	return SyncDir(d.path)
+	return errors.Join(SyncDir(d.path), d.fault("rename "+to, After))
 }
 
 // Close gives the reserved space back. The directory is not used any more.

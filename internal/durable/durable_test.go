@@ -171,3 +171,40 @@ func TestAWriteThatFailsLeavesTheOldRecord(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
+
+// The reserve follows the records: one that grew to many times the first size is
+// replaced, too, and does not grow by it.
+func TestLargeRecordsAreReplacedOnAFullFileSystem(t *testing.T) {
+	dir := tmpfs(t, "4M")
+	d, err := Open(filepath.Join(dir, "records"), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := func(n int) string { return strings.Repeat("d", n) }
+	if err := d.Write("base.json", []byte(text(300_000))); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, dir)
+	for round := range 3 {
+		for n, size := range []int{300_000, 301_000, 200_000, 310_000, 390_000} {
+			if err := d.Write("base.json", []byte(text(size))); err != nil {
+				t.Fatalf("round %d, %d bytes: %v", round, size, err)
+			}
+			if err := d.Write("small.json", []byte(text(100*n))); err != nil {
+				t.Fatal(err)
+			}
+			fill(t, dir)
+			data, err := os.ReadFile(filepath.Join(d.Path(), "base.json"))
+			if err != nil || strings.TrimSpace(string(data)) != text(size) || len(data) > 390_000 {
+				t.Fatalf("round %d, %d bytes: read %d, %v", round, size, len(data), err)
+			}
+		}
+	}
+	// Who opens it again on a full disk writes as well.
+	if d, err = Open(d.Path(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Write("base.json", []byte(text(390_000))); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -403,7 +403,7 @@ func neverTouchUnmanaged(t *testing.T, w *world) {
 
 // Never 6: a machine whose UUID runs already is not started, whoever runs it;
 // and there is one agent of a host. Guards: kvm.observeMachine and findAny, the
-// abstract socket of agent.lock.
+// machine-wide lock of agent.lock.
 func neverTwice(t *testing.T, w *world) {
 	w.write("twice.yaml", bios("twice", "powerState: Stopped"))
 	w.apply("a machine")

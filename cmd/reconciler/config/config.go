@@ -32,6 +32,8 @@ type Config struct {
 	RunDir   string `yaml:"runDir" doc:"Sockets and secrets; may be lost at any time."`
 	ImageDir string `yaml:"imageDir" doc:"Where source.file of an Image is looked for; image-files in the state directory if empty."`
 
+	ISCSI ISCSI `yaml:"iscsi"`
+
 	Credentials Credentials `yaml:"credentials"`
 	Allowed     Allowed     `yaml:"allowed"`
 	Limits      Limits      `yaml:"limits"`
@@ -101,6 +103,11 @@ type Forge struct {
 	CAFile     string `yaml:"caFile" doc:"PEM certificates trusted beside the system's."`
 }
 
+// ISCSI is how this host's disks are reached.
+type ISCSI struct {
+	Discovery string `yaml:"discovery" doc:"What an initiator that lists its targets must prove: none, its name only; chap, with the user and password of one of them. A login always needs them."`
+}
+
 // Webhook is where a forge tells of a push.
 type Webhook struct {
 	Listen     string `yaml:"listen" doc:"ADDRESS:PORT to listen on for webhooks; none if empty."`
@@ -142,6 +149,7 @@ func Default() Config {
 		ApprovalsRef:      "refs/reconciler/approvals",
 		DriftBranchPrefix: "refs/heads/reconciler-drift/",
 		Signing:           Signing{Commits: "All"},
+		ISCSI:             ISCSI{Discovery: "none"},
 		Limits: Limits{
 			Budget:   Budget{Count: policy.DefaultLimits.Count, Percent: policy.DefaultLimits.Percent},
 			Parallel: 4, ImageSize: "256Gi",
@@ -230,6 +238,11 @@ func (c *Config) Check() []Problem {
 	case "kvm", "tcg", "auto":
 	default:
 		add("accel", "%q is none of kvm, tcg, auto", c.Accel)
+	}
+	switch c.ISCSI.Discovery {
+	case "none", "chap":
+	default:
+		add("iscsi.discovery", "%q is none of none, chap", c.ISCSI.Discovery)
 	}
 	for _, p := range []struct {
 		key, path string

@@ -44,6 +44,7 @@ overrideKeys: [KEY]
 hostKeyFile: /hk
 secrets: {ageKeyFile: /age}
 forge: {kind: gitea, url: "https://git.example.org", repository: ops/cluster, tokenFile: /ft, caFile: /fca}
+iscsi: {discovery: chap}
 webhook: {listen: "192.0.2.1:9443", secretFile: /ws, certFile: /wc, keyFile: /wk}
 statusRepo: {url: "https://git.example.org/ops/status", credentials: {tokenFile: /st}}
 approvalsRef: refs/agents/approvals
@@ -72,6 +73,7 @@ statusRefPrefix: refs/agents/
 		Signing:             Signing{true, "/as", "/gk", "Merges", "0123456789012345678901234567890123456789"},
 		RequireReviewedPlan: true, PlanSigners: []string{key}, OverrideKeys: []string{key}, HostKeyFile: "/hk", Secrets: Secrets{"/age"},
 		Forge:   Forge{"gitea", "https://git.example.org", "ops/cluster", "/ft", "/fca"},
+		ISCSI:   ISCSI{"chap"},
 		Webhook: Webhook{"192.0.2.1:9443", "/ws", "/wc", "/wk"},
 		Status:  StatusRepo{"https://git.example.org/ops/status", Credentials{TokenFile: "/st"}}, ApprovalsRef: "refs/agents/approvals",
 		DriftBranchPrefix: "refs/heads/drift/",
@@ -153,6 +155,7 @@ func TestErrors(t *testing.T) {
 		"- x":                                     "c.yaml:1:1: must be a mapping",
 		"stateDir: state":                         `c.yaml:1:11: stateDir: "state" is not an absolute path`,
 		"credentials: {caFile: ca.pem}":           `c.yaml:1:23: credentials.caFile: "ca.pem" is not an absolute path`,
+		"iscsi: {discovery: CHAP}":                `c.yaml:1:20: iscsi.discovery: "CHAP" is none of none, chap`,
 		"accel: hvf":                              `c.yaml:1:8: accel: "hvf" is none of kvm, tcg, auto`,
 		"repo: https://u:p@forge/x":               "c.yaml:1:7: repo: credentials must not stand in the address",
 		"repo: https://token@forge/x":             "c.yaml:1:7: repo: credentials must not stand in the address",

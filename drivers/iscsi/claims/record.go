@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"reconciler/claim"
+	"reconciler/deadline"
 )
 
 // State of an admission.
@@ -35,12 +36,10 @@ type Admission struct {
 	Target     string       `json:"target"` // IQN
 	LUN        int          `json:"lun"`
 	Since      time.Time    `json:"since"`
-	Until      time.Time    `json:"until,omitzero"` // end of an operator's access
-	By         string       `json:"by,omitempty"`   // who asked for it
+	By         string       `json:"by,omitempty"` // who asked for it
+	// Deadline ends an operator's access.
+	deadline.Deadline
 }
-
-// Over says that an operator's access has passed its end.
-func (a Admission) Over(now time.Time) bool { return !a.Until.IsZero() && !now.Before(a.Until) }
 
 // Record is what is known of one disk.
 type Record struct {

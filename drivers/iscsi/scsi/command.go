@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -77,12 +78,16 @@ type Nexus struct {
 	attentions atomic.Bool
 }
 
+// FoldName is the one form of an iSCSI name that may be written in several: names
+// fold case (RFC 7143 §4.2.7.1).
+func FoldName(name string) string { return strings.ToLower(name) }
+
 // NewNexus describes the nexus of an iSCSI session: the initiator's name and
 // ISID, and the target portal group tag (RFC 7143 §4.4.6). With readOnly its
 // writes fail as on a write-protected medium, and with them every command that
 // changes what others find.
 func NewNexus(initiator string, isid [6]byte, tpg uint16, readOnly bool) *Nexus {
-	return &Nexus{initiator: initiator, isid: isid, tpg: tpg, readOnly: readOnly}
+	return &Nexus{initiator: FoldName(initiator), isid: isid, tpg: tpg, readOnly: readOnly}
 }
 
 // abort stops the long commands of the nexus at their next chunk, and returns

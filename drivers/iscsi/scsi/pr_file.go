@@ -59,8 +59,12 @@ func (d *Device) loadReservations() error {
 		return fmt.Errorf("persistent reservations in %s: %w", d.cfg.ReservationFile, err)
 	}
 	r := &registrations{all: saved.Registrations, kind: saved.Type, aptpl: true}
+	for i := range r.all {
+		r.all[i].Nexus.Initiator = FoldName(r.all[i].Nexus.Initiator)
+	}
 	if saved.Holder != nil {
 		r.holder = *saved.Holder
+		r.holder.Initiator = FoldName(r.holder.Initiator)
 	}
 	if r.kind != 0 && (!validKind(r.kind) || !allRegistrants(r.kind) && r.key(r.holder) == 0) {
 		return fmt.Errorf("persistent reservations in %s: a reservation that nobody holds", d.cfg.ReservationFile)

@@ -82,9 +82,9 @@ func TestKeep(t *testing.T) {
 // Registrations of a file that knows no owners are told by their name.
 func TestKeepByName(t *testing.T) {
 	saved := filepath.Join(t.TempDir(), "pr.json")
-	old := `{"registrations":[{"nexus":{"initiator":"iqn.2026-11.test:a","isid":[128,1,0,0,0,0],"targetPortalGroup":1},"key":1},` +
+	old := `{"registrations":[{"nexus":{"initiator":"iqn.2026-11.test:A","isid":[128,1,0,0,0,0],"targetPortalGroup":1},"key":1},` +
 		`{"nexus":{"initiator":"iqn.2026-11.test:b","isid":[128,1,0,0,0,0],"targetPortalGroup":1},"key":2}],"type":1,` +
-		`"holder":{"initiator":"iqn.2026-11.test:b","isid":[128,1,0,0,0,0],"targetPortalGroup":1}}`
+		`"holder":{"initiator":"iqn.2026-11.test:B","isid":[128,1,0,0,0,0],"targetPortalGroup":1}}`
 	if err := os.WriteFile(saved, []byte(old), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -94,6 +94,7 @@ func TestKeepByName(t *testing.T) {
 		t.Fatal(err)
 	}
 	u.wantGood(u.do(block10(opWrite10, 0, 0, 1), pattern(1, 1), 0))
+	u.wantGood(u.prOut(u.n, prOutRegister, 0, 1, 5)) // whose it is by any spelling
 	if list := u.Reservations(); len(list) != 1 || list[0].Initiator != "iqn.2026-11.test:a" {
 		t.Errorf("left is %+v", list)
 	}

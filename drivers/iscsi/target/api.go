@@ -23,6 +23,8 @@ type Export struct {
 	UID      string   `json:"uid,omitempty"`    // the disk's UID; the caller's matter
 	Portals  []string `json:"portals"`          // ADDRESS:PORT, as initiators reach it
 	ReadOnly bool     `json:"readOnly,omitempty"`
+	// DiscoveryCHAP has those who list the targets of its portals prove who they are.
+	DiscoveryCHAP bool `json:"discoveryCHAP,omitempty"`
 }
 
 // Access admits initiators to an export. Grants of one export are told apart by
@@ -128,6 +130,10 @@ type Session struct {
 	Since     time.Time `json:"since"`
 	Epoch     uint64    `json:"epoch"`
 	ReadOnly  bool      `json:"readOnly,omitempty"`
+	// Replaced counts the earlier sessions of the initiator that were ended because
+	// it logged in again; the last came from ReplacedFrom.
+	Replaced     int    `json:"replaced,omitempty"`
+	ReplacedFrom string `json:"replacedFrom,omitempty"`
 	// Draining is set once the session is closed and while a command of it is
 	// still at the volume.
 	Draining     bool   `json:"draining,omitempty"`
@@ -168,6 +174,7 @@ const maxNameLen = 223 // RFC 7143 §4.2.7.1
 
 // validName checks an iSCSI name of one of the three types (RFC 7143 §4.2.7.3).
 func validName(name string) bool {
+	name = scsi.FoldName(name)
 	if len(name) > maxNameLen {
 		return false
 	}

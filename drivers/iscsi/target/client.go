@@ -127,7 +127,7 @@ func (c *Client) Ping(ctx context.Context) (pid int, err error) {
 }
 
 // Put serves an export, without access until SetAccess gives some. Doing it again
-// changes nothing but the portals. An error about a portal leaves the export in
+// changes nothing but the portals and the way of discovery. An error about a portal leaves the export in
 // place; the portal is tried again.
 func (c *Client) Put(ctx context.Context, e Export) error {
 	_, err := c.call(ctx, request{Op: opPut, IQN: e.IQN, Export: &e})

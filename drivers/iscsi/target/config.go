@@ -19,20 +19,24 @@ type Config struct {
 
 // Limits bound what peers may make the server hold and how long they may take.
 type Limits struct {
-	Login      time.Duration // a login, from accept to its final response but for draining an older session; 15s
-	Drain      time.Duration // how long a login waits for its initiator's older session; 25s
-	HalfOpen   int           // connections not logged in; the oldest gives way; 256
-	Sessions   int           // per export and epoch; 64
-	QueueDepth int           // commands a session may have outstanding; 128
-	Workers    int           // commands of a session that may block at the volume at once; 16
-	Nop        time.Duration // silence after which an initiator is asked, and again after which it is dropped; 15s
-	Retry      time.Duration // between attempts to open a volume or a portal; 1s
+	Login    time.Duration // a login, from accept to its final response but for draining an older session; 15s
+	Drain    time.Duration // how long a login waits for its initiator's older session; 25s
+	HalfOpen int           // connections not logged in; the oldest gives way; 256
+	// Discoveries are the sessions that list targets: each lasts no longer than a
+	// login may, and the oldest gives way; 32.
+	Discoveries int
+	Sessions    int           // per export and epoch; 64
+	QueueDepth  int           // commands a session may have outstanding; 128
+	Workers     int           // commands of a session that may block at the volume at once; 16
+	Nop         time.Duration // silence after which an initiator is asked, and again after which it is dropped; 15s
+	Retry       time.Duration // between attempts to open a volume or a portal; 1s
 }
 
 func (l Limits) withDefaults() Limits {
 	setDefault(&l.Login, 15*time.Second)
 	setDefault(&l.Drain, 25*time.Second)
 	setDefault(&l.HalfOpen, 256)
+	setDefault(&l.Discoveries, 32)
 	setDefault(&l.Sessions, 64)
 	setDefault(&l.QueueDepth, 128)
 	setDefault(&l.Workers, 16)

@@ -52,8 +52,8 @@ func (srv *Server) hold(ctx context.Context, iqn string) (*target, error) {
 	return t, nil
 }
 
-// put serves an export. Put again it may have other portals; anything else that
-// differs is a conflict.
+// put serves an export. Put again it may have other portals and another way of
+// discovery; anything else that differs is a conflict.
 func (srv *Server) put(ctx context.Context, e Export) error {
 	if err := e.validate(); err != nil {
 		return err
@@ -89,7 +89,7 @@ func (srv *Server) put(ctx context.Context, e Export) error {
 		return fmt.Errorf("%w: %s has %d bytes, %d expected", ErrConflict, e.Path, t.size(), e.Size)
 	}
 	e.Size = max(e.Size, old.Size)
-	if !slices.Equal(old.Portals, e.Portals) || old.Size != e.Size {
+	if !slices.Equal(old.Portals, e.Portals) || old.Size != e.Size || old.DiscoveryCHAP != e.DiscoveryCHAP {
 		entry, _ := srv.state.get(e.IQN)
 		entry.Export = e
 		if err := srv.state.update(e.IQN, &entry); err != nil {

@@ -14,8 +14,12 @@ import (
 
 // recvBuffer is how much is read from a connection at once. It holds a header,
 // its additional segments and a small data segment, so that those are used in
-// place.
-const recvBuffer = 64 << 10
+// place. A peer that has not proved who it is makes us hold loginBuffer, which is
+// enough for the first two.
+const (
+	recvBuffer  = 64 << 10
+	loginBuffer = 4 << 10
+)
 
 var (
 	errProtocol     = errors.New("protocol error")
@@ -28,6 +32,7 @@ var (
 type framer struct {
 	raw     syscall.RawConn
 	pool    *bufferPool
+	room    int // size of the receive buffer
 	maxData int // longest data segment accepted: our MaxRecvDataSegmentLength
 
 	headerDigest bool
@@ -47,23 +52,34 @@ type framer struct {
 	err     error
 }
 
-func newFramer(nc *net.TCPConn, pool *bufferPool, maxData int) (*framer, error) {
+// newFramer returns the framer of a connection that is not logged in.
+func newFramer(nc *net.TCPConn, pool *bufferPool) (*framer, error) {
 	raw, err := nc.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	f := &framer{raw: raw, pool: pool, maxData: maxData}
+	f := &framer{raw: raw, pool: pool, room: loginBuffer, maxData: loginMaxRecv}
 	f.attempt = f.try
 	return f, nil
 }
 
+// widened returns the framer of a session, in the place of that of its login.
+func (f *framer) widened() *framer {
+	g := f.resized(recvBuffer)
+	g.maxData = ourMaxRecv
+	f.release()
+	return g
+}
+
 // successor returns a framer that goes on where f stands, with a buffer of its
 // own: whoever still uses f's may go on doing so.
-func (f *framer) successor() *framer {
-	g := &framer{raw: f.raw, pool: f.pool, maxData: f.maxData, headerDigest: f.headerDigest, dataDigest: f.dataDigest}
+func (f *framer) successor() *framer { return f.resized(f.room) }
+
+func (f *framer) resized(room int) *framer {
+	g := &framer{raw: f.raw, pool: f.pool, room: room, maxData: f.maxData, headerDigest: f.headerDigest, dataDigest: f.dataDigest}
 	g.attempt = g.try
 	if f.w > f.r {
-		g.buf = f.pool.get(recvBuffer)
+		g.buf = f.pool.get(room)
 		g.w = copy(g.buf.b, f.buf.b[f.r:f.w])
 	}
 	return g
@@ -81,7 +97,7 @@ func (f *framer) try(fd uintptr) bool {
 	dst := f.into
 	if dst == nil {
 		if f.buf == nil {
-			f.buf = f.pool.get(recvBuffer)
+			f.buf = f.pool.get(f.room)
 		}
 		dst = f.buf.b[f.w:]
 	}
@@ -114,14 +130,14 @@ func (f *framer) read(into []byte) (int, error) {
 	return f.n, f.err
 }
 
-// need waits until n bytes, n <= recvBuffer, are received and not consumed.
+// need waits until n bytes, which fit the receive buffer, are received and not consumed.
 func (f *framer) need(n int) error {
 	if f.w-f.r >= n {
 		return nil
 	}
 	if f.r == f.w {
 		f.r, f.w = 0, 0
-	} else if f.r+n > recvBuffer {
+	} else if f.r+n > f.room {
 		f.w = copy(f.buf.b, f.buf.b[f.r:f.w])
 		f.r = 0
 	}
@@ -208,7 +224,7 @@ func (f *framer) segment() (data []byte, own *buffer, err error) {
 	if !f.unread {
 		return nil, nil, nil
 	}
-	if total := n + f.trailer(); total <= recvBuffer/2 {
+	if total := n + f.trailer(); total <= f.room/2 {
 		// need may move what is buffered; the additional segments lie before it.
 		f.ahs = append([]byte(nil), f.ahs...)
 		if err := f.need(total); err != nil {

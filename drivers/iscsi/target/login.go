@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"reconciler/drivers/iscsi/scsi"
 	"reconciler/drivers/iscsi/target/pdu"
 )
 
@@ -45,6 +46,7 @@ type login struct {
 	itt       uint32
 	first     bool // no request was answered yet
 	text      []byte
+	bytes     int // of text, in all
 	seen      map[string]string
 	params    params
 	discovery bool
@@ -111,7 +113,7 @@ func (l *login) request(ctx context.Context, data []byte) (*session, error) {
 		return nil, refuse(pdu.LoginInitiatorError, "stage %d to %d", csg, nsg)
 	}
 	l.text = append(l.text, data...)
-	if len(l.text) > maxLoginText {
+	if l.bytes += len(data); l.bytes > maxLoginText {
 		return nil, refuse(pdu.LoginInitiatorError, "text of more than %d bytes", maxLoginText)
 	}
 	if h[1]&pdu.Continue != 0 {
@@ -182,7 +184,7 @@ func (l *login) identify(pairs []pdu.Pair) error {
 		}
 		return ""
 	}
-	l.initiator = get("InitiatorName")
+	l.initiator = scsi.FoldName(get("InitiatorName"))
 	if l.initiator == "" {
 		return refuse(pdu.LoginMissingParam, "no InitiatorName")
 	}
@@ -218,6 +220,9 @@ func (l *login) unauthenticated() error {
 	if l.discovery {
 		// Names are all that discovery gives away, and only those of the targets
 		// that this initiator may use.
+		if l.srv.discoveryCHAP(l.portal) {
+			return refuse(pdu.LoginAuthFailed, "%s did not authenticate", l.initiator)
+		}
 		l.done = true
 		return nil
 	}
@@ -243,7 +248,7 @@ func declarative(key string) bool {
 // changes in the middle.
 func (l *login) once(kv pdu.Pair) error {
 	old, again := l.seen[kv.Key]
-	if again && !(declarative(kv.Key) && old == kv.Value) {
+	if again && !(declarative(kv.Key) && scsi.FoldName(old) == scsi.FoldName(kv.Value)) {
 		return refuse(pdu.LoginInitiatorError, "%s twice", kv.Key)
 	}
 	l.seen[kv.Key] = kv.Value
@@ -291,7 +296,8 @@ func (l *login) security(pairs []pdu.Pair) ([]pdu.Pair, error) {
 
 // method chooses among the offered authentication methods (RFC 7143 §12.1).
 func (l *login) method(offered []string) (string, error) {
-	needed := slices.ContainsFunc(l.grants, func(g *grant) bool { return g.User != "" })
+	needed := slices.ContainsFunc(l.grants, func(g *grant) bool { return g.User != "" }) ||
+		l.discovery && l.srv.discoveryCHAP(l.portal)
 	if needed && slices.Contains(offered, "CHAP") {
 		l.agreed = true
 		return "CHAP", nil
@@ -366,7 +372,11 @@ func (l *login) operational(pairs []pdu.Pair) ([]pdu.Pair, error) {
 	}
 	if !l.params.declared {
 		l.params.declared = true
-		out = append(out, pdu.Pair{Key: "MaxRecvDataSegmentLength", Value: fmt.Sprint(ourMaxRecv)})
+		most := ourMaxRecv
+		if l.discovery {
+			most = loginMaxRecv
+		}
+		out = append(out, pdu.Pair{Key: "MaxRecvDataSegmentLength", Value: fmt.Sprint(most)})
 	}
 	return out, nil
 }
@@ -375,7 +385,9 @@ func (l *login) operational(pairs []pdu.Pair) ([]pdu.Pair, error) {
 // any more, sends the final response.
 func (l *login) admit(ctx context.Context, out []pdu.Pair) (*session, error) {
 	s := l.srv.newSession(l)
-	if l.tgt != nil {
+	if l.tgt == nil {
+		l.srv.discover(s)
+	} else {
 		l.srv.halfOpen.remove(l.nc)
 		_ = l.nc.SetDeadline(time.Now().Add(l.srv.limits.Drain + l.srv.limits.Login))
 		if err := l.tgt.admit(ctx, s); err != nil {
@@ -409,6 +421,14 @@ func (l *login) fail(status uint16) {
 	_ = l.send(l.f.hdr[1]&0x0c, 0, status, nil)
 }
 
+// depth is how many requests of the session may be outstanding.
+func (l *login) depth() int {
+	if l.discovery {
+		return 1
+	}
+	return l.srv.limits.QueueDepth
+}
+
 func (l *login) send(flags byte, tsih, status uint16, text []byte) error {
 	req := &l.f.hdr
 	h := pdu.Header{pdu.OpLoginResponse, flags}
@@ -419,7 +439,7 @@ func (l *login) send(flags byte, tsih, status uint16, text []byte) error {
 	l.statSN++
 	sn := req.U32(pdu.OffCmdSN)
 	h.PutU32(pdu.OffExpCmdSN, sn)
-	h.PutU32(pdu.OffMaxCmdSN, sn+uint32(l.srv.limits.QueueDepth)-1)
+	h.PutU32(pdu.OffMaxCmdSN, sn+uint32(l.depth())-1)
 	binary.BigEndian.PutUint16(h[pdu.OffLoginState:], status)
 	h.SetDataLen(len(text))
 	b := append(h[:], text...)

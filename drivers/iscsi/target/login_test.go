@@ -99,6 +99,40 @@ func TestNegotiation(t *testing.T) {
 	}
 }
 
+// Names fold case (RFC 7143 §4.2.7.1): an initiator is the same by any spelling, also
+// by one that an older record has, and has one session.
+func TestNamesFoldCase(t *testing.T) {
+	b := newBed(t, nil)
+	b.grant(Access{Epoch: 1, Initiators: []string{"iqn.2026-11.test:WIN-Abc"}, User: "u", Password: secret("password")})
+	var last *ini
+	for n, name := range []string{"iqn.2026-11.test:WIN-Abc", "iqn.2026-11.test:win-abc", "IQN.2026-11.TEST:WIN-ABC"} {
+		a := b.args()
+		a.name, a.user, a.password, a.isid[5] = name, "u", "password", byte(n)
+		a.target = []string{testIQN, strings.ToUpper(testIQN), "iqn.2026-11.Test:Disk"}[n]
+		next := logIn(t, a).ready()
+		next.read(0, 1)
+		if last != nil {
+			if err := last.gone(); err != nil {
+				t.Errorf("%s beside another spelling: %v", name, err)
+			}
+		}
+		last = next
+		if s := b.status().Sessions; len(s) != 1 || s[0].Initiator != "iqn.2026-11.test:win-abc" || s[0].Replaced != n || (s[0].ReplacedFrom != "") != (n > 0) {
+			t.Errorf("%s is listed as %+v", name, s)
+		}
+		i := logIn(t, loginArgs{portal: b.portal, name: name, discovery: true})
+		if got := i.sendTargets(); !strings.HasPrefix(got, "TargetName="+testIQN+" ") {
+			t.Errorf("%s sees %q", name, got)
+		}
+	}
+	// What was registered under one spelling is held under the other.
+	last.reserve(7)
+	b.grant(Access{Epoch: 1, Initiators: []string{"iqn.2026-11.test:win-ABC"}, User: "u", Password: secret("password")})
+	if r := b.status().Reservations; len(r) != 1 {
+		t.Errorf("reservations %+v", r)
+	}
+}
+
 // Discovery shows an initiator its own targets and no others.
 func TestDiscovery(t *testing.T) {
 	b := newBed(t, nil)
@@ -127,6 +161,51 @@ func TestDiscovery(t *testing.T) {
 	}
 	if got := b.login().sendTargets(); !strings.HasPrefix(got, "TargetName="+testIQN) {
 		t.Errorf("a normal session sees %q", got)
+	}
+}
+
+// Where discovery authenticates, names alone show nothing, known or not.
+func TestDiscoveryWithCHAP(t *testing.T) {
+	b := newBed(t, nil)
+	e := b.export()
+	e.DiscoveryCHAP = true
+	if err := b.client.Put(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	b.grant(
+		Access{Epoch: 1, Initiators: []string{name(1)}, User: "alice", Password: secret("correct horse")},
+		Access{Epoch: 2, Initiators: []string{name(2)}, ReadOnly: true},
+	)
+	try := func(n, user, password string) (*ini, uint16) {
+		i := dial(t, b.portal)
+		_ = i.tryLogin(loginArgs{portal: b.portal, name: n, user: user, password: password, discovery: true})
+		return i, i.status
+	}
+	for _, c := range []struct{ name, user, password string }{
+		{name(1), "", ""}, {name(2), "", ""}, {name(3), "", ""},
+		{name(1), "alice", "wrong"}, {name(2), "alice", "correct horse"}, {name(3), "alice", "correct horse"},
+	} {
+		if _, status := try(c.name, c.user, c.password); status != pdu.LoginAuthFailed {
+			t.Errorf("%+v: status %#04x", c, status)
+		}
+	}
+	i, status := try(name(1), "alice", "correct horse")
+	if status != 0 || !strings.HasPrefix(i.sendTargets(), "TargetName="+testIQN) {
+		t.Errorf("with CHAP: status %#04x", status)
+	}
+	// It is remembered, and can be taken back.
+	if err := b.stop(); err != nil {
+		t.Fatal(err)
+	}
+	b.client, b.stop = serveTest(t, b.dir, nil)
+	if _, status := try(name(1), "", ""); status != pdu.LoginAuthFailed {
+		t.Errorf("after a restart: status %#04x", status)
+	}
+	if err := b.client.Put(t.Context(), b.export()); err != nil {
+		t.Fatal(err)
+	}
+	if _, status := try(name(1), "", ""); status != 0 {
+		t.Errorf("without it again: status %#04x", status)
 	}
 }
 

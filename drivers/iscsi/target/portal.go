@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -117,12 +118,17 @@ func (ps *portals) accept(ctx context.Context, p *portal) {
 		}
 		if err != nil {
 			// Out of descriptors, or the peer went: neither ends the portal.
-			ps.srv.log.Warn("accept failed", "portal", p.addr, "error", err)
+			ps.srv.logStranger(slog.LevelWarn, "accept failed", "portal", p.addr, "error", err)
 			select {
 			case <-time.After(50 * time.Millisecond):
 			case <-ctx.Done():
 				return
 			}
+			continue
+		}
+		// Here, so that the oldest is the one that came first.
+		if !ps.srv.halfOpen.add(nc) {
+			_ = nc.Close()
 			continue
 		}
 		ps.srv.conns.Add(1)

@@ -132,6 +132,21 @@ func TestClearReservations(t *testing.T) {
 		t.Error(st.Error)
 	}
 	b.loginAs(name(1)).read(0, 1)
+	// One that a later build wrote is left to that.
+	if err := b.stop(); err != nil {
+		t.Fatal(err)
+	}
+	later := reservationFile(filepath.Join(b.dir, "s"), testIQN)
+	if err := os.WriteFile(later, []byte(`{"version":99,"registrations":[]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.client, b.stop = serveTest(t, b.dir, nil)
+	if err := b.client.ClearReservations(t.Context(), testIQN); err == nil {
+		t.Error("a record of a later build was cleared")
+	}
+	if _, err := os.Stat(later); err != nil {
+		t.Error(err)
+	}
 	if err := b.client.ClearReservations(t.Context(), testIQN+"2"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("of what is not exported: %v", err)
 	}

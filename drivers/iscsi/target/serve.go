@@ -76,6 +76,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	var background sync.WaitGroup
 	background.Go(func() { srv.watch.run(run) })
 	background.Go(func() { srv.keepAlive(run) })
+	background.Go(func() { boundLog(run, cfg.RunDir) })
 	srv.restoreAll(ctx)
 	listening, deaf := context.WithCancel(run)
 	defer deaf()
@@ -120,6 +121,7 @@ func (srv *Server) shutdown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
 	defer cancel()
 	srv.halfOpen.close()
+	srv.discoveries.close()
 	for _, s := range srv.allSessions() {
 		s.close()
 	}

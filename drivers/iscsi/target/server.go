@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,8 +30,13 @@ type Server struct {
 	tasks    sync.Pool
 	watch    *watch
 	halfOpen *halfOpen
-	portals  *portals
-	state    *store
+	// discoveries are the sessions that list targets, and need no authentication.
+	discoveries *halfOpen
+	portals     *portals
+	state       *store
+
+	strangers strangerLog
+	heldBytes atomic.Int64 // of all sessions
 
 	ctx   context.Context // of the server's life
 	conns sync.WaitGroup
@@ -51,6 +57,7 @@ func newServer(ctx context.Context, cfg Config) *Server {
 	srv.tasks.New = func() any { return new(task) }
 	srv.watch = newWatch(srv)
 	srv.halfOpen = newHalfOpen(srv.limits.HalfOpen)
+	srv.discoveries = newHalfOpen(srv.limits.Discoveries)
 	srv.portals = newPortals(srv)
 	return srv
 }
@@ -63,10 +70,18 @@ func (srv *Server) freeTask(t *task) {
 	srv.tasks.Put(t)
 }
 
-// lookup finds a target that is reached through a portal.
+// lookup finds a target that is reached through a portal, by any spelling of its
+// name.
 func (srv *Server) lookup(iqn, portal string) *target {
 	srv.mu.RLock()
 	t := srv.targets[iqn]
+	if t == nil {
+		for name, other := range srv.targets {
+			if scsi.FoldName(name) == scsi.FoldName(iqn) {
+				t = other
+			}
+		}
+	}
 	srv.mu.RUnlock()
 	if t == nil || !slices.Contains(t.describe().Portals, portal) {
 		return nil
@@ -111,6 +126,14 @@ func (srv *Server) visibleTo(initiator, user string) []Export {
 	return out
 }
 
+// discoveryCHAP says whether an export of a portal has discovery authenticate.
+func (srv *Server) discoveryCHAP(portal string) bool {
+	return slices.ContainsFunc(srv.allTargets(), func(t *target) bool {
+		e := t.describe()
+		return e.DiscoveryCHAP && slices.Contains(e.Portals, portal)
+	})
+}
+
 func (srv *Server) hasTSIH(tsih uint16) bool {
 	srv.mu.RLock()
 	defer srv.mu.RUnlock()
@@ -147,13 +170,16 @@ func (srv *Server) newSession(l *login) *session {
 	}
 	tsih := srv.nextTSIH
 	srv.mu.Unlock()
-	slots := srv.limits.QueueDepth + immediateTasks
+	depth, slots := srv.limits.QueueDepth, srv.limits.QueueDepth+immediateTasks
+	if l.discovery {
+		depth, slots = l.depth(), 0 // one request after the other, and no commands
+	}
 	s := &session{
 		srv: srv, tgt: l.tgt, grant: l.grant, nc: l.nc, log: srv.log.With("initiator", l.initiator),
 		initiator: l.initiator, isid: l.isid, tsih: tsih, cid: l.cid, chapUser: l.chapUser,
 		since: time.Now(), params: l.params,
 		drained: make(chan struct{}), gone: make(chan struct{}),
-		expCmdSN: l.f.hdr.U32(pdu.OffCmdSN), held: make(map[uint32]*heldPDU),
+		expCmdSN: l.f.hdr.U32(pdu.OffCmdSN), depth: depth, held: make(map[uint32]*heldPDU),
 		tasks: make([]*task, slots), freeSlots: make([]uint16, slots),
 		credit: outCredit, inFree: inCredit,
 	}
@@ -175,6 +201,8 @@ func (srv *Server) sessionEnded(s *session) {
 	<-s.drained
 	if s.tgt != nil {
 		s.tgt.ended(s)
+	} else {
+		srv.discoveries.remove(s.nc)
 	}
 	srv.mu.Lock()
 	delete(srv.sessions, s)
@@ -182,15 +210,11 @@ func (srv *Server) sessionEnded(s *session) {
 	close(s.gone)
 }
 
-// serve takes a connection from its first byte to its end.
+// serve takes a connection, one of the half-open, from its first byte to its end.
 func (srv *Server) serve(nc *net.TCPConn, portal string) {
 	defer srv.conns.Done()
 	tune(nc)
-	if !srv.halfOpen.add(nc) {
-		_ = nc.Close()
-		return
-	}
-	f, err := newFramer(nc, &srv.pool, loginMaxRecv)
+	f, err := newFramer(nc, &srv.pool)
 	if err != nil {
 		srv.halfOpen.remove(nc)
 		_ = nc.Close()
@@ -205,18 +229,19 @@ func (srv *Server) serve(nc *net.TCPConn, portal string) {
 		var refused *loginError
 		if errors.As(err, &refused) {
 			l.fail(refused.status)
-			srv.log.Info("login refused", "initiator", l.initiator, "address", nc.RemoteAddr().String(), "reason", refused.reason)
+			srv.logStranger(slog.LevelInfo, "login refused", "initiator", cut(l.initiator), "address", nc.RemoteAddr().String(), "reason", cut(refused.reason))
 		}
 		_ = nc.Close()
 		return
 	}
-	_ = nc.SetDeadline(time.Time{})
-	f.maxData = ourMaxRecv
-	f.headerDigest, f.dataDigest = s.params.headerDigest, s.params.dataDigest
 	if s.tgt == nil {
-		srv.addSession(s)
+		srv.logStranger(slog.LevelInfo, "discovery", "initiator", s.initiator, "address", nc.RemoteAddr().String())
+	} else {
+		_ = nc.SetDeadline(time.Time{})
+		f = f.widened()
+		s.log.Info("session begins", "address", nc.RemoteAddr().String())
 	}
-	s.log.Info("session begins", "address", nc.RemoteAddr().String())
+	f.headerDigest, f.dataDigest = s.params.headerDigest, s.params.dataDigest
 	s.readLoop(f)
 }
 
@@ -239,49 +264,6 @@ func tune(nc *net.TCPConn) {
 func (s *session) announceDrop() {
 	_ = s.nc.SetWriteDeadline(time.Now().Add(time.Second))
 	s.asyncEvent(pdu.AsyncDropSession, 0, 2, 0)
-}
-
-// halfOpen bounds the connections that are not logged in. When there are too
-// many the oldest goes: a login takes milliseconds, a peer that holds
-// connections open does not.
-type halfOpen struct {
-	limit int
-	mu    sync.Mutex
-	order []*net.TCPConn
-}
-
-func newHalfOpen(limit int) *halfOpen { return &halfOpen{limit: limit} }
-
-func (h *halfOpen) add(nc *net.TCPConn) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.limit <= 0 {
-		return false
-	}
-	if len(h.order) >= h.limit {
-		_ = h.order[0].Close()
-		h.order = slices.Delete(h.order, 0, 1)
-	}
-	h.order = append(h.order, nc)
-	return true
-}
-
-// close closes all of them, and those that come.
-func (h *halfOpen) close() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.limit = 0
-	for _, nc := range h.order {
-		_ = nc.Close()
-	}
-}
-
-func (h *halfOpen) remove(nc *net.TCPConn) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if i := slices.Index(h.order, nc); i >= 0 {
-		h.order = slices.Delete(h.order, i, i+1)
-	}
 }
 
 // uidBytes decodes a disk's UID for the logical unit; one that is no UUID is

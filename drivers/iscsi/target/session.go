@@ -2,6 +2,7 @@ package target
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -23,6 +24,10 @@ const (
 	inCredit  = 2 * scsi.MaxTransfer
 	// flushBytes is how much the reader lets gather before it sends.
 	flushBytes = 256 << 10
+	// maxHeldSession and maxHeld bound the requests that wait for an earlier one, in
+	// bytes, of a session and of all.
+	maxHeldSession = 1 << 20
+	maxHeld        = 32 << 20
 	// maxOutBytes is how much may wait behind a write to the connection.
 	maxOutBytes = 4 << 20
 )
@@ -42,7 +47,11 @@ type session struct {
 	cid       uint16
 	chapUser  string // what the initiator proved to be, in a discovery session
 	since     time.Time
-	params    params
+	// replaced counts the sessions of the same seat that this one, and those before
+	// it, have ended by logging in; replacedFrom is where the last of them came from.
+	replaced     int
+	replacedFrom string
+	params       params
 
 	ctx    context.Context // of the session's commands
 	cancel context.CancelFunc
@@ -58,7 +67,8 @@ type session struct {
 	mu        sync.Mutex
 	closed    bool
 	expCmdSN  uint32
-	window    int // requests that were delivered and not answered
+	depth     int // requests that may be outstanding
+	window    int // those that were delivered and not answered
 	transfers uint32
 	statSN    uint32
 	tasks     []*task  // by slot
@@ -69,11 +79,12 @@ type session struct {
 	exclusive bool     // an ORDERED task has begun
 	workers   int
 	held      map[uint32]*heldPDU // by CmdSN, out of order
-	credit    int                 // of outCredit, free
-	waiting   []*task             // for credit, in order
-	inFree    int                 // of inCredit, free
-	inCond    sync.Cond           // inFree grew, or closed
-	textOut   []byte              // rest of a text response
+	heldBytes int
+	credit    int       // of outCredit, free
+	waiting   []*task   // for credit, in order
+	inFree    int       // of inCredit, free
+	inCond    sync.Cond // inFree grew, or closed
+	textOut   []byte    // rest of a text response
 	textTTT   uint32
 
 	out      []*outPDU
@@ -97,6 +108,9 @@ type heldPDU struct {
 	data []byte
 }
 
+// cost is about what it takes, in bytes.
+func (h *heldPDU) cost() int { return pduCost + len(h.ahs) + len(h.data) }
+
 // close ends the session: no command begins any more, those not begun are
 // dropped, long ones are told to stop, and the connection goes. It does not
 // wait; drained says when the volume is out of reach. A caller may have a last
@@ -113,7 +127,8 @@ func (s *session) close() {
 			s.abortLocked(t)
 		}
 	}
-	s.held = nil
+	s.srv.heldBytes.Add(-int64(s.heldBytes))
+	s.held, s.heldBytes = nil, 0
 	s.inCond.Broadcast()
 	s.sentCond.Broadcast()
 	s.drainedLocked()
@@ -138,6 +153,7 @@ func (s *session) seat() seat { return seat{s.initiator, s.grant.Epoch} }
 func (s *session) status() Session {
 	st := Session{
 		Initiator: s.initiator, Address: s.nc.RemoteAddr().String(), Since: s.since,
+		Replaced: s.replaced, ReplacedFrom: s.replacedFrom,
 		Commands: s.stats.commands.Load(), BytesRead: s.stats.read.Load(), BytesWritten: s.stats.written.Load(),
 	}
 	if s.grant != nil {
@@ -191,7 +207,7 @@ func (s *session) unwind(h *pdu.Header) {
 // maxCmdSNLocked opens the window for as many commands as there is room for. It
 // never goes back: a command that is taken moves expCmdSN and window alike.
 func (s *session) maxCmdSNLocked() uint32 {
-	return s.expCmdSN + uint32(s.srv.limits.QueueDepth-s.window) - 1
+	return s.expCmdSN + uint32(s.depth-s.window) - 1
 }
 
 // readLoop reads requests and acts on them until the connection ends, or until
@@ -258,17 +274,34 @@ func (s *session) request(f *framer) error {
 	s.mu.Lock()
 	o := s.sequenceLocked(&f.hdr)
 	if o == hold {
-		s.held[f.hdr.U32(pdu.OffCmdSN)] = &heldPDU{f.hdr, append([]byte(nil), f.ahs...), append([]byte(nil), data...)}
+		err = s.holdLocked(&f.hdr, f.ahs, data)
 	}
 	s.mu.Unlock()
 	if o != deliver {
 		s.srv.pool.put(own)
-		return nil
+		return err
 	}
 	if err := s.dispatch(&f.hdr, f.ahs, data, own, f); err != nil {
 		return err
 	}
 	return s.deliverHeld(f)
+}
+
+// holdLocked keeps a request for later. An initiator sends them in order, so that
+// one which comes early on the only connection there is waits for one that was
+// lost: there is little to be kept, and a session that wants more has gone wrong.
+func (s *session) holdLocked(h *pdu.Header, ahs, data []byte) error {
+	p := &heldPDU{*h, append([]byte(nil), ahs...), append([]byte(nil), data...)}
+	if s.closed {
+		return errProtocol
+	}
+	if s.heldBytes+p.cost() > maxHeldSession || s.srv.heldBytes.Load() > maxHeld {
+		return fmt.Errorf("%w: %d bytes wait for request %d, which does not come", errProtocol, s.heldBytes, s.expCmdSN)
+	}
+	s.held[h.U32(pdu.OffCmdSN)] = p
+	s.heldBytes += p.cost()
+	s.srv.heldBytes.Add(int64(p.cost()))
+	return nil
 }
 
 // deliverHeld acts on the requests that waited for one before them.
@@ -281,6 +314,8 @@ func (s *session) deliverHeld(f *framer) error {
 			return nil
 		}
 		delete(s.held, s.expCmdSN)
+		s.heldBytes -= h.cost()
+		s.srv.heldBytes.Add(-int64(h.cost()))
 		s.expCmdSN++
 		s.window++
 		s.mu.Unlock()

@@ -157,6 +157,20 @@ func runServer(ctx context.Context, cfg EnsureConfig) error {
 	}
 }
 
+// boundLog keeps the log file bounded while the server runs.
+func boundLog(ctx context.Context, runDir string) {
+	tick := time.NewTicker(strangerSpan)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			trimLog(runDir)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // trimLog keeps the log file bounded: it is written by appending, so it may be
 // cut while it is open.
 func trimLog(runDir string) {

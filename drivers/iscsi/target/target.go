@@ -9,7 +9,9 @@ import (
 	"slices"
 	"sync"
 
+	"reconciler/drivers/iscsi/scsi"
 	"reconciler/drivers/iscsi/target/pdu"
+	"reconciler/internal/durable"
 )
 
 // target is one export with its grants and sessions.
@@ -51,7 +53,10 @@ type seat struct {
 // admission is a login that waits for an older session to end.
 type admission struct{ supersede context.CancelFunc }
 
-func (g *grant) names(initiator string) bool { return slices.Contains(g.Initiators, initiator) }
+// names says whether the grant is for an initiator, whose name is folded.
+func (g *grant) names(initiator string) bool {
+	return slices.ContainsFunc(g.Initiators, func(n string) bool { return scsi.FoldName(n) == initiator })
+}
 
 func (t *target) describe() Export {
 	t.mu.Lock()
@@ -131,6 +136,10 @@ func (t *target) admit(ctx context.Context, s *session) error {
 			if o.grant.Epoch == seat.epoch {
 				siblings++
 			}
+		}
+		if older != nil && s.replacedFrom == "" {
+			s.replaced, s.replacedFrom = older.replaced+1, older.nc.RemoteAddr().String()
+			s.log.Warn("a second login ends the session of the first", "address", s.nc.RemoteAddr().String(), "first", s.replacedFrom)
 		}
 		if older == nil {
 			// Each grant has places of its own: readers leave a machine's alone.
@@ -219,10 +228,14 @@ func (t *target) settleLocked() {
 // record of them keeps the volume from being opened, the record goes.
 func (t *target) clearReservations(e Export) error {
 	t.mu.Lock()
-	lu := t.lu
+	lu, why := t.lu, t.openErr
 	t.mu.Unlock()
 	if lu != nil {
 		return lu.ClearReservations()
+	}
+	var later *durable.VersionError
+	if errors.As(why, &later) {
+		return why
 	}
 	if err := os.Remove(reservationFile(t.srv.cfg.StateDir, e.IQN)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

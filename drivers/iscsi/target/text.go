@@ -3,6 +3,7 @@ package target
 import (
 	"strconv"
 
+	"reconciler/drivers/iscsi/scsi"
 	"reconciler/drivers/iscsi/target/pdu"
 )
 
@@ -76,14 +77,14 @@ func (s *session) textAnswer(h *pdu.Header) {
 func (s *session) sendTargets(out []byte, what string) []byte {
 	var list []Export
 	switch {
-	case s.tgt != nil && (what == "" || what == s.tgt.iqn):
+	case s.tgt != nil && (what == "" || scsi.FoldName(what) == scsi.FoldName(s.tgt.iqn)):
 		list = []Export{s.tgt.describe()}
 	case s.tgt != nil:
 	case what == "All":
 		list = s.srv.visibleTo(s.initiator, s.chapUser)
 	case what != "":
 		for _, e := range s.srv.visibleTo(s.initiator, s.chapUser) {
-			if e.IQN == what {
+			if scsi.FoldName(e.IQN) == scsi.FoldName(what) {
 				list = append(list, e)
 			}
 		}

@@ -3,6 +3,7 @@ package volume
 import (
 	"time"
 
+	"reconciler/deadline"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
@@ -62,16 +63,10 @@ func (m *Meta) Protection() (policy string, retention time.Duration) {
 // Quarantine is how long a removed disk can still be brought back.
 type Quarantine struct {
 	Since time.Time `json:"since"`
-	// Until is the deadline; zero keeps the volume without one. It is only ever
-	// moved later.
-	Until time.Time `json:"until,omitzero"`
-	// Needed is the time the host must have been up since then: a wrong clock or
-	// a year in storage must not end a quarantine.
-	Needed time.Duration `json:"needed"`
-	// Up is the time it has been up until this boot was first seen at Mark.
-	Up     time.Duration `json:"up"`
-	BootID string        `json:"bootId"`
-	Mark   time.Duration `json:"mark"` // on the monotonic clock of BootID
+	// Deadline must have passed by both clocks: a wrong one, or a year in storage,
+	// must not end a quarantine. Zero keeps the volume; else it is only ever moved
+	// later.
+	deadline.Deadline
 }
 
 // Uptime is the monotonic clock of one boot.
@@ -80,9 +75,13 @@ type Uptime struct {
 	Up     time.Duration
 }
 
+func (u Uptime) at(now time.Time) deadline.Clock {
+	return deadline.Clock{Now: now, BootID: u.BootID, Up: u.Up}
+}
+
 // NewQuarantine begins a quarantine. With no retention it has passed at once.
 func NewQuarantine(now time.Time, retention time.Duration, u Uptime) *Quarantine {
-	return &Quarantine{Since: now, Until: now.Add(retention), Needed: retention, BootID: u.BootID, Mark: u.Up}
+	return &Quarantine{Since: now, Deadline: deadline.In(u.at(now), retention)}
 }
 
 // Lengthen moves the deadline to since+retention, if that is later. It reports
@@ -100,28 +99,11 @@ func (q *Quarantine) Lengthen(retention time.Duration) bool {
 // Keep takes the deadline away.
 func (q *Quarantine) Keep() { q.Until = time.Time{} }
 
-func (q *Quarantine) up(u Uptime) time.Duration {
-	if u.BootID != q.BootID || u.Up < q.Mark {
-		return q.Up
-	}
-	return q.Up + u.Up - q.Mark
-}
-
-// Elapsed says whether wall clock and accumulated uptime have both passed.
+// Elapsed says whether wall clock and accumulated uptime have both passed. A
+// wall clock that is behind delays it for as long as it is: nothing is lost by that.
 func (q *Quarantine) Elapsed(now time.Time, u Uptime) bool {
-	return !q.Until.IsZero() && !now.Before(q.Until) && q.up(u) >= q.Needed
+	return !q.Until.IsZero() && !now.Before(q.Until) && q.UpFor(u.at(now)) >= q.Needed
 }
 
-// Account brings the uptime forward and reports whether the record is worth
-// writing: at a new boot, and whenever a fiftieth of what is needed has been
-// gained, at most an hour. What was not written is lost at the next boot, so a
-// quarantine can last longer than asked for, never shorter.
-func (q *Quarantine) Account(u Uptime) bool {
-	gained := q.up(u) - q.Up
-	if u.BootID == q.BootID && (gained < min(q.Needed/50+1, time.Hour) || q.Up >= q.Needed) {
-		return false
-	}
-	q.Up += gained
-	q.BootID, q.Mark = u.BootID, u.Up
-	return true
-}
+// Account brings the uptime forward and reports whether that is worth writing.
+func (q *Quarantine) Account(u Uptime) bool { return q.Deadline.Account(u.at(time.Time{})) }
