@@ -200,7 +200,7 @@ type DiskSource struct {
 
 // Network is what a NIC connects to: exactly one is given.
 type Network struct {
-	User   *UserNetwork   `yaml:"user,omitempty" world:"recorded" doc:"QEMU's user mode network: outgoing connections only, no privileges. It has no settings: write {}."`
+	User   *UserNetwork   `yaml:"user,omitempty" world:"recorded" doc:"QEMU's user mode network: outgoing connections only, also to the host itself (docs/operating.md has a rule that bounds them), no privileges. It has no settings: write {}."`
 	Bridge *BridgeNetwork `yaml:"bridge,omitempty" doc:"An existing bridge of the host."`
 }
 

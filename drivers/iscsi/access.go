@@ -76,6 +76,9 @@ func (d *Driver) Access(ctx context.Context, r AccessRequest) (Access, error) {
 	// Names that differ in case are one, and each has one session.
 	var initiators []string
 	for _, n := range r.Initiators {
+		if !target.ValidName(n) {
+			return Access{}, fmt.Errorf("%q is no name of an initiator: it begins with iqn., eui. or naa. and has no space, as in iqn.2026-11.org.example:backup", n)
+		}
 		initiators = append(initiators, scsi.FoldName(n))
 	}
 	slices.Sort(initiators)

@@ -352,4 +352,14 @@ func TestAccessFoldsNames(t *testing.T) {
 	}
 	mustIO(t, grantOfAccess(a, "iqn.2026-11.local.rescue:WIN-ABC"), "write -P 9 0 64k")
 	mustIO(t, grantOfAccess(a, "iqn.2026-11.local.rescue:Win-Abc"), "read -P 9 0 64k")
+	// What is no name is not recorded.
+	for _, n := range []string{"", "backup", "iqn.2026-11.org.example: x", "iqn." + strings.Repeat("x", 220)} {
+		_, err := w.d.Access(w.ctx(), AccessRequest{Disk: uid, Initiators: []string{n}, Until: w.d.cfg.Now().Add(time.Hour), ReadOnly: true})
+		if err == nil || !strings.Contains(err.Error(), "no name of an initiator") {
+			t.Errorf("%q: %v", n, err)
+		}
+	}
+	if r, err := w.d.claims.Get(uid); err != nil || len(r.Readers) > 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
 }

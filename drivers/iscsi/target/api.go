@@ -172,8 +172,8 @@ type LogicalUnit interface {
 
 const maxNameLen = 223 // RFC 7143 §4.2.7.1
 
-// validName checks an iSCSI name of one of the three types (RFC 7143 §4.2.7.3).
-func validName(name string) bool {
+// ValidName checks an iSCSI name of one of the three types (RFC 7143 §4.2.7.3).
+func ValidName(name string) bool {
 	name = scsi.FoldName(name)
 	if len(name) > maxNameLen {
 		return false
@@ -190,7 +190,7 @@ func validName(name string) bool {
 }
 
 func (e Export) validate() error {
-	if !validName(e.IQN) {
+	if !ValidName(e.IQN) {
 		return fmt.Errorf("%w: %q is not an iSCSI name", ErrInvalid, e.IQN)
 	}
 	if !strings.HasPrefix(e.Path, "/") {
@@ -216,7 +216,7 @@ func (a Access) validate() error {
 		return fmt.Errorf("%w: epoch %d admits no initiator", ErrInvalid, a.Epoch)
 	}
 	for _, n := range a.Initiators {
-		if !validName(n) {
+		if !ValidName(n) {
 			return fmt.Errorf("%w: %q is not an iSCSI name", ErrInvalid, n)
 		}
 	}

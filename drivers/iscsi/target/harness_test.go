@@ -171,7 +171,7 @@ func newBed(t testing.TB, change func(*Config)) *bed {
 	b.gate = &gate{in: make(chan struct{}, 1000)}
 	b.client, b.stop = serveTest(t, b.dir, func(c *Config) {
 		c.Open = func(e Export) (LogicalUnit, error) {
-			lu, err := openVolume(c.StateDir, e)
+			lu, err := c.openVolume(e)
 			if err != nil {
 				return nil, err
 			}

@@ -188,7 +188,7 @@ func (l *login) identify(pairs []pdu.Pair) error {
 	if l.initiator == "" {
 		return refuse(pdu.LoginMissingParam, "no InitiatorName")
 	}
-	if !validName(l.initiator) {
+	if !ValidName(l.initiator) {
 		return refuse(pdu.LoginInitiatorError, "InitiatorName %q", l.initiator)
 	}
 	switch get("SessionType") {

@@ -40,7 +40,7 @@ func Serve(ctx context.Context, cfg Config) error {
 		}
 	}
 	if cfg.Open == nil {
-		cfg.Open = func(e Export) (LogicalUnit, error) { return openVolume(cfg.StateDir, e) }
+		cfg.Open = cfg.openVolume
 	}
 	lock, ok, err := lockFile(filepath.Join(cfg.StateDir, lockName))
 	if err != nil {
@@ -142,14 +142,17 @@ func (srv *Server) shutdown() error {
 
 // openVolume opens an export's volume. Persistent reservations are kept beside
 // the state.
-func openVolume(stateDir string, e Export) (LogicalUnit, error) {
-	reservations := reservationFile(stateDir, e.IQN)
+func (c Config) openVolume(e Export) (LogicalUnit, error) {
+	reservations := reservationFile(c.StateDir, e.IQN)
 	if err := os.MkdirAll(filepath.Dir(reservations), 0o700); err != nil {
 		return nil, err
 	}
 	d, err := scsi.Open(scsi.Config{
 		Path: e.Path, TargetName: e.IQN, Serial: e.Serial, UID: uidBytes(e.UID), ReadOnly: e.ReadOnly,
 		ReservationFile: reservations,
+		OnPanic: func(cdb []byte, value any, stack []byte) {
+			c.Logger.Error("a command failed by a defect of ours: panic", "target", e.IQN, "cdb", fmt.Sprintf("% x", cdb), "panic", value, "stack", string(stack))
+		},
 	})
 	if err != nil {
 		return nil, err // not a nil *Device in an interface

@@ -202,3 +202,11 @@ func TestStrangersLogIsBounded(t *testing.T) {
 		t.Errorf("%+v, %v", info, err)
 	}
 }
+
+// A request that comes early while another ends the session is dropped.
+func TestEarlyRequestOfAClosedSession(t *testing.T) {
+	s := &session{srv: newServer(t.Context(), Config{Logger: slog.New(slog.DiscardHandler)}), closed: true}
+	if err := s.holdLocked(&pdu.Header{pdu.OpTextRequest}, nil, make([]byte, 100)); err == nil {
+		t.Error("it is kept")
+	}
+}
