@@ -65,7 +65,7 @@ func TestPathAndMissing(t *testing.T) {
 	if _, err := r.Fetch(context.Background()); !errors.Is(err, ErrRepositoryMissing) {
 		t.Errorf("missing repository: %v", err)
 	}
-	if _, err := Open(u.config(func(c *Config) { c.Path = "../x" })); err == nil || !strings.Contains(err.Error(), "plain path") {
+	if _, err := Open(u.config(func(c *Config) { c.Path = "../x" })); err == nil || !strings.Contains(err.Error(), "is not a directory of the repository") {
 		t.Errorf("climbing path: %v", err)
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 // codecRevision is raised by hand when Parse accepts, refuses or fills in
 // something else without a change to the types and their tags.
-const codecRevision = 3
+const codecRevision = 4
 
 // CodecVersion says what Decode reads. It follows from the types and their
 // rules: whatever was encoded under another version must be parsed again.
@@ -81,6 +81,13 @@ func Encode(objects []*Object) []byte {
 			e.b = binary.AppendVarint(e.b, int64(m.line)-int64(line))
 			e.uint(uint64(m.col))
 			line = m.line
+		}
+		e.uint(uint64(len(from.warnings)))
+		for _, w := range from.warnings {
+			e.uint(uint64(w.Line))
+			e.uint(uint64(w.Col))
+			e.string(w.Msg)
+			e.string(w.Hint)
 		}
 	}
 	return seal(e.b)
@@ -197,6 +204,10 @@ func Decode(data []byte) ([]*Object, error) {
 			if int(m.field) >= len(def.all) {
 				d.bad = true
 			}
+		}
+		for range d.count() {
+			w := Error{Line: int(d.uint()), Col: int(d.uint()), Msg: d.string(), Hint: d.string()}
+			from.warnings = append(from.warnings, w)
 		}
 		list = append(list, o)
 	}

@@ -29,7 +29,7 @@ type origin struct {
 	file      string
 	line, col int
 	marks     []mark
-	warnings  Errors
+	warnings  Errors // whose file is this one
 	// bad: the object has errors, so its values prove nothing.
 	bad bool
 }
@@ -88,6 +88,7 @@ type parser struct {
 	seen       []visit
 	aliasNodes int
 	aliasBytes int
+	warnings   Errors
 }
 
 // visit is a value that was read, and where.
@@ -150,10 +151,17 @@ func (p *parser) readable(data []byte) bool {
 	return true
 }
 
-// syntax reports an error of the YAML reader, of whose place it gives the line at most.
+// syntax reports an error of the YAML reader.
 func (p *parser) syntax(data []byte, err error) {
-	msg := strings.TrimPrefix(err.Error(), "yaml: ")
-	line := 1
+	line, col, msg, hint := explain(data, err)
+	p.lose(line, col, "not YAML: "+msg, hint)
+}
+
+// explain finds the place of an error of the YAML reader, which tells the line at
+// most.
+func explain(data []byte, err error) (line, col int, msg, hint string) {
+	msg = strings.TrimPrefix(err.Error(), "yaml: ")
+	line, col = 1, 1
 	if rest, ok := strings.CutPrefix(msg, "line "); ok {
 		number, after, _ := strings.Cut(rest, ": ")
 		if n, err := strconv.Atoi(number); err == nil {
@@ -164,7 +172,6 @@ func (p *parser) syntax(data []byte, err error) {
 			line++
 		}
 	}
-	col, hint := 1, ""
 	lines := bytes.Split(data, []byte("\n"))
 	line = min(line, len(lines))
 	// A tab where spaces indent gives errors that do not mention it, a line off.
@@ -190,7 +197,7 @@ func (p *parser) syntax(data []byte, err error) {
 			col = 1 + i - (1 + bytes.LastIndexByte(data[:i], '\n'))
 		}
 	}
-	p.lose(line, col, "not YAML: "+msg, hint)
+	return line, col, msg, hint
 }
 
 // document reads one document into an object.
@@ -206,7 +213,7 @@ func (p *parser) document(root *yaml.Node, first bool) {
 		p.lose(n.Line, n.Column, "expected an object, found "+describe(n), "a document has apiVersion, kind, metadata and spec")
 		return
 	}
-	p.aliasNodes, p.aliasBytes = 0, 0
+	p.aliasNodes, p.aliasBytes, p.warnings = 0, 0, nil
 	p.seen = p.seen[:0]
 	before := len(p.errs)
 
@@ -262,7 +269,7 @@ func (p *parser) document(root *yaml.Node, first bool) {
 	if secret, ok := o.Spec.(*Secret); ok {
 		secret.File = p.text()
 	}
-	o.from.bad = len(p.errs) > before
+	o.from.bad, o.from.warnings = len(p.errs) > before, p.warnings
 	o.from.marks = p.marks()
 	if o.Meta.Name == "" {
 		p.lost(before, nil)

@@ -94,6 +94,9 @@ func (p *parser) checkCloudInit(n *yaml.Node, c *CloudInit) {
 			at := "spec.cloudInit." + part.Field + ".inline"
 			p.errAt(n, at, 0, at+" is not a YAML mapping", "")
 		}
+		if part.Field == "userData" && part.Inline != "" {
+			p.warnUserData(part.Inline)
+		}
 	}
 }
 

@@ -289,7 +289,7 @@ type NIC struct {
 
 // CloudInit is what cloud-init's data source NoCloud finds.
 type CloudInit struct {
-	UserData      CloudInitPart  `yaml:"userData" doc:"The user-data: inline, or a key of a Secret."`
+	UserData      CloudInitPart  `yaml:"userData" doc:"The user-data: inline, or a key of a Secret. reconciler validate warns of an inline text that cloud-init passes over."`
 	MetaData      *CloudInitPart `yaml:"metaData,omitempty" doc:"The meta-data, a YAML mapping. instance-id and local-hostname are added where it does not say them."`
 	NetworkConfig *CloudInitPart `yaml:"networkConfig,omitempty" doc:"The network-config, a YAML mapping."`
 }

@@ -5,8 +5,12 @@ package spec
 func (s *Set) Warnings() Errors {
 	list := append(Errors(nil), s.warnings...)
 	for _, e := range s.entries {
-		if e.src.from != nil {
-			list = append(list, e.src.from.warnings...)
+		if e.src.from == nil {
+			continue
+		}
+		for _, w := range e.src.from.warnings {
+			w.File = e.src.from.file
+			list = append(list, w)
 		}
 	}
 	list.sort()

@@ -292,6 +292,29 @@ func TestCISpecErrors(t *testing.T) {
 	}
 }
 
+// What a pull request brings and cloud-init passes over is warned of, once.
+func TestCIWarnings(t *testing.T) {
+	w := newCIWorld(t)
+	with := func(name, first string) string {
+		return ciVM(name, "128Mi") + "  cloudInit:\n    userData:\n      inline: |\n        " + first + "\n        users: []\n"
+	}
+	w.git("checkout", "-q", "main")
+	w.commit("before", map[string]string{"old.yaml": with("old", "# cloud-config")})
+	w.report(nil)
+	w.git("checkout", "-q", "feature")
+	w.git("merge", "-q", "main")
+	w.commit("after", map[string]string{"new.yaml": with("new", "# cloud-config"), "good.yaml": with("good", "#cloud-config")})
+	r := w.compute()
+	var out bytes.Buffer
+	(&app{stdout: &out}).annotate(r)
+	if want := "::warning file=new.yaml,line=11,col=9::spec.cloudInit.userData.inline: cloud-init passes over a text that begins with \"# cloud-config\" (write #cloud-config and nothing else)\n"; out.String() != want {
+		t.Errorf("annotations\n%s, want\n%s", out.String(), want)
+	}
+	if code := report(t.Context(), &bytes.Buffer{}, "x", r.exit(false)); code != exitDone {
+		t.Errorf("exit code %d", code)
+	}
+}
+
 // A base that does not load must not keep its fix from being planned.
 func TestCIFixesABrokenBase(t *testing.T) {
 	w := newCIWorld(t)

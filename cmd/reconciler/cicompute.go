@@ -51,6 +51,7 @@ type ciResult struct {
 	moved             bool // the pull request has a newer head by now
 	report            *review.Report
 	errors            spec.Errors // of the merge
+	warnings          spec.Errors // of the merge that base has not
 	problem           string      // why it cannot be merged
 }
 
@@ -85,6 +86,7 @@ func (j *ciJob) compute(ctx context.Context) (*ciResult, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.warnings = newWarnings(base, merge)
 	hosts, err := j.hosts(ctx, base, merge)
 	if err != nil {
 		return nil, err
@@ -100,6 +102,23 @@ func (j *ciJob) compute(ctx context.Context) (*ciResult, error) {
 		Base: base, Merge: merge, Hosts: hosts, Restrain: j.policy.restrain(now), Now: now,
 	})
 	return r, nil
+}
+
+// newWarnings are those that the pull request brings.
+func newWarnings(base, merge *spec.Set) (list spec.Errors) {
+	if base == nil {
+		return merge.Warnings()
+	}
+	known := map[string]bool{}
+	for _, e := range base.Warnings() {
+		known[e.File+"\x00"+e.Msg] = true
+	}
+	for _, e := range merge.Warnings() {
+		if !known[e.File+"\x00"+e.Msg] {
+			list = append(list, e)
+		}
+	}
+	return list
 }
 
 // revisions finds base and head.

@@ -72,7 +72,7 @@ that means, and for approving it apart.`,
 				}
 				perr := a.printCI(j, r, jsonFile)
 				for _, line := range p.told {
-					fmt.Fprintln(a.stderr, clean(line))
+					fmt.Fprintln(a.stderr, cleanLines(line))
 				}
 				if perr != nil || err != nil {
 					return errors.Join(perr, err)
@@ -151,6 +151,9 @@ func (a *app) printCI(j *ciJob, r *ciResult, jsonFile string) error {
 			}
 		}
 	}
+	if format != "github" {
+		printSpecErrors(a.stderr, format, severityWarning, "", r.warnings)
+	}
 	switch {
 	case format == "markdown":
 		_, err := io.WriteString(a.stdout, r.markdown(maxSummary, ""))
@@ -160,7 +163,7 @@ func (a *app) printCI(j *ciJob, r *ciResult, jsonFile string) error {
 		return nil
 	case len(r.errors) > 0:
 		if format != "github" {
-			printSpecErrors(a.stderr, format, "", r.errors)
+			printSpecErrors(a.stderr, format, severityError, "", r.errors)
 		}
 		return nil
 	case format == "json":
@@ -176,7 +179,10 @@ const maxSummary = 1 << 20
 // where it looks: standard output.
 func (a *app) annotate(r *ciResult) {
 	for _, e := range r.errors {
-		fmt.Fprintln(a.stdout, annotation(e))
+		fmt.Fprintln(a.stdout, annotation(severityError, e))
+	}
+	for _, e := range r.warnings {
+		fmt.Fprintln(a.stdout, annotation(severityWarning, e))
 	}
 	if r.problem != "" {
 		fmt.Fprintln(a.stdout, "::error::"+escapeData(r.problem))

@@ -123,10 +123,23 @@ func clean(s string) string {
 }
 
 // cleanLines is clean for text of several lines.
-func cleanLines(s string) string {
+func cleanLines(s string) string { return eachLine(s, line) }
+
+func eachLine(s string, do func(string) string) string {
 	lines := strings.Split(s, "\n")
 	for i := range lines {
-		lines[i] = clean(lines[i])
+		lines[i] = do(lines[i])
 	}
 	return strings.Join(lines, "\n")
+}
+
+// line is clean for what makes up a line, in which a name of others may come
+// first: the runners of GitHub, Gitea and GitLab take "::" at its beginning, and
+// "##[" anywhere, for a command to them.
+func line(s string) string {
+	s = strings.ReplaceAll(clean(s), "##[", "## [")
+	if strings.HasPrefix(strings.TrimLeft(s, " \t\u00a0"), "::") {
+		s = "./" + s
+	}
+	return s
 }

@@ -112,9 +112,36 @@ func TestParseUntil(t *testing.T) {
 }
 
 func TestAnnotation(t *testing.T) {
-	got := annotation(spec.Error{File: "a,b:c.yaml", Line: 3, Col: 7, Msg: "100% wrong\n::error::", Hint: "fix it"})
+	got := annotation(severityError, spec.Error{File: "a,b:c.yaml", Line: 3, Col: 7, Msg: "100% wrong\n::error::", Hint: "fix it"})
 	if want := "::error file=a%2Cb%3Ac.yaml,line=3,col=7::100%25 wrong%0A::error:: (fix it)"; got != want {
 		t.Errorf("\n got %s\nwant %s", got, want)
+	}
+}
+
+// No name of others starts a command of a CI runner.
+func TestNoWorkflowCommands(t *testing.T) {
+	var out bytes.Buffer
+	errs := spec.Errors{
+		{File: "::set-env name=A::b.yaml", Line: 1, Col: 1, Msg: "wrong"},
+		{File: " ::error::.yaml", Line: 1, Col: 1, Msg: "wrong"},
+		{File: "a.yaml", Line: 1, Col: 1, Msg: "##[add-mask]x ::error::"},
+		{File: "\x1b[2J\u202e%0A::a.yaml", Line: 1, Col: 1, Msg: "wrong\u202e"},
+	}
+	printSpecErrors(&out, "text", severityError, "", errs)
+	if want := "./::set-env name=A::b.yaml:1:1: wrong\n./ ::error::.yaml:1:1: wrong\na.yaml:1:1: ## [add-mask]x ::error::\n\ufffd[2J\ufffd%0A::a.yaml:1:1: wrong\ufffd\n"; out.String() != want {
+		t.Errorf("\n got %q\nwant %q", out.String(), want)
+	}
+	out.Reset()
+	printSpecErrors(&out, "github", severityWarning, "", errs[3:])
+	if want := "::warning file=\ufffd[2J\ufffd%250A%3A%3Aa.yaml,line=1,col=1::wrong\ufffd\n"; out.String() != want {
+		t.Errorf("\n got %q\nwant %q", out.String(), want)
+	}
+	out.Reset()
+	report(t.Context(), &out, "x", errors.Join(errs[0], errs[1]))
+	for line := range strings.Lines(out.String()) {
+		if strings.HasPrefix(strings.TrimSpace(line), "::") {
+			t.Errorf("an error begins with %q", line)
+		}
 	}
 }
 

@@ -24,6 +24,10 @@ everything that is wrong with them on standard error, one error a line:
 
   FILE:LINE:COL: message (hint)
 
+Where nothing is wrong, it warns of what is probably not meant, such as user-data
+that cloud-init passes over (FILE:LINE:COL: warning: message). A warning does not
+change the exit code.
+
 -o github writes annotations that GitHub Actions shows in a pull request, with
 paths relative to the current directory. No agent and no repository are needed.
 
@@ -59,12 +63,13 @@ or at the directory itself where it is in none.`,
 			}
 			var errs spec.Errors
 			if errors.As(err, &errs) {
-				printSpecErrors(a.stderr, a.flags.output, dir, errs)
+				printSpecErrors(a.stderr, a.flags.output, severityError, dir, errs)
 				return exitCode(exitError)
 			}
 			if err != nil {
 				return err
 			}
+			printSpecErrors(a.stderr, a.flags.output, severityWarning, dir, set.Warnings())
 			fmt.Fprintf(a.stdout, "%d objects, all valid\n", set.Len())
 			return nil
 		},
@@ -106,29 +111,38 @@ func inRepository(dir string) string {
 	}
 }
 
-func printSpecErrors(w io.Writer, format, dir string, errs spec.Errors) {
+// Severities, as GitHub Actions calls them.
+const (
+	severityError   = "error"
+	severityWarning = "warning"
+)
+
+func printSpecErrors(w io.Writer, format, severity, dir string, errs spec.Errors) {
 	for _, e := range errs {
 		e.File = filepath.Join(dir, e.File)
 		if format == "github" {
-			fmt.Fprintln(w, annotation(e))
-		} else {
-			fmt.Fprintln(w, clean(e.Error()))
+			fmt.Fprintln(w, annotation(severity, e))
+			continue
 		}
+		if severity != severityError {
+			e.Msg = severity + ": " + e.Msg
+		}
+		fmt.Fprintln(w, line(e.Error()))
 	}
 }
 
 // annotation is a workflow command of GitHub Actions: in its message %, CR and
 // LF are escaped, in its properties also : and the comma.
-func annotation(e spec.Error) string {
+func annotation(severity string, e spec.Error) string {
 	property := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C")
 	msg := e.Msg
 	if e.Hint != "" {
 		msg += " (" + e.Hint + ")"
 	}
-	return fmt.Sprintf("::error file=%s,line=%d,col=%d::%s", property.Replace(e.File), max(e.Line, 1), max(e.Col, 1), escapeData(msg))
+	return fmt.Sprintf("::%s file=%s,line=%d,col=%d::%s", severity, property.Replace(clean(e.File)), max(e.Line, 1), max(e.Col, 1), escapeData(msg))
 }
 
 // escapeData is for the message of a workflow command.
 func escapeData(s string) string {
-	return strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A").Replace(s)
+	return strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A").Replace(eachLine(s, clean))
 }
