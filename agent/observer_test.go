@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,12 +17,12 @@ import (
 // deadline.
 type stuck struct {
 	simStorage
-	asked  *int
+	asked  *atomic.Int32
 	answer chan struct{}
 }
 
 func (d stuck) Observe(ctx context.Context, want *reconcile.Desired) (reconcile.State, error) {
-	*d.asked++
+	d.asked.Add(1)
 	<-d.answer
 	return d.simStorage.Observe(ctx, want)
 }
@@ -29,7 +30,8 @@ func (d stuck) Observe(ctx context.Context, want *reconcile.Desired) (reconcile.
 // A driver that does not answer is asked once, and the other's objects go on.
 func TestADriverThatDoesNotAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked, answer := 0, make(chan struct{})
+		var asked atomic.Int32
+		answer := make(chan struct{})
 		s := newSim(t, nil)
 		s.cfg.Storage = stuck{simStorage{s: s}, &asked, answer}
 		s.restart()
@@ -44,14 +46,14 @@ func TestADriverThatDoesNotAnswer(t *testing.T) {
 				t.Errorf("the machine: %s %s, %s", a.Op, a.State, a.Reason)
 			}
 		}
-		if asked != 1 {
-			t.Errorf("it was asked %d times", asked)
+		if asked.Load() != 1 {
+			t.Errorf("it was asked %d times", asked.Load())
 		}
 		close(answer)
 		synctest.Wait()
 		s.mustPass()
-		if asked == 1 || s.live(spec.KindStoragePool, "fast") == nil {
-			t.Errorf("it answers again, and was asked %d times", asked)
+		if asked.Load() == 1 || s.live(spec.KindStoragePool, "fast") == nil {
+			t.Errorf("it answers again, and was asked %d times", asked.Load())
 		}
 	})
 }
