@@ -233,3 +233,16 @@ func (v *volume) Grow(size int64) error {
 }
 
 func (v *volume) Close() error { return v.f.Close() }
+
+// File is the file that is open, by device and inode; zero for a block device.
+func (d *Device) File() (device, inode uint64, err error) {
+	v, ok := d.store.(*volume)
+	if !ok || v.block {
+		return 0, 0, nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(v.f.Fd()), &st); err != nil {
+		return 0, 0, fmt.Errorf("stat %s: %w", v.f.Name(), err)
+	}
+	return st.Dev, st.Ino, nil
+}

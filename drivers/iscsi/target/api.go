@@ -21,6 +21,7 @@ type Export struct {
 	Size     int64    `json:"size,omitempty"`   // bytes; checked against the volume where not 0
 	Serial   string   `json:"serial,omitempty"` // unit serial number, 20 hexadecimal digits
 	UID      string   `json:"uid,omitempty"`    // the disk's UID; the caller's matter
+	Volume   string   `json:"volume,omitempty"` // id in the record beside the volume, where it is known
 	Portals  []string `json:"portals"`          // ADDRESS:PORT, as initiators reach it
 	ReadOnly bool     `json:"readOnly,omitempty"`
 	// DiscoveryCHAP has those who list the targets of its portals prove who they are.
@@ -116,6 +117,8 @@ type Status struct {
 	// Reservations are what initiators keep in the unit against others. Those of an
 	// epoch end with it.
 	Reservations []scsi.Reservation `json:"reservations,omitempty"`
+	// File is what is open; nil where that is not known, or nothing is.
+	File *File `json:"file,omitempty"`
 	// Error says why the volume is not served: it could not be opened and is
 	// tried again. Empty when it is.
 	Error string `json:"error,omitempty"`

@@ -55,6 +55,7 @@ var codes = []struct {
 	{"fenced", ErrFenced},
 	{"draining", ErrDraining},
 	{"conflict", ErrConflict},
+	{"other", ErrOther},
 	{"invalid", ErrInvalid},
 }
 

@@ -77,11 +77,21 @@ func (srv *Server) put(ctx context.Context, e Export) error {
 	}
 	defer t.unlock()
 	t.mu.Lock()
-	old, removed, open := t.export, t.removed, t.lu != nil
+	old, removed, open, file := t.export, t.removed, t.lu != nil, t.file
 	t.mu.Unlock()
+	if e.Volume == "" { // of a caller that does not know
+		e.Volume = old.Volume
+	}
+	if open {
+		if err := file.atPath(e.Path); err != nil {
+			return err
+		}
+	}
 	switch {
 	case removed:
 		return fmt.Errorf("%w: %s is being removed", ErrDraining, e.IQN)
+	case old.Volume != "" && old.Volume != e.Volume:
+		return fmt.Errorf("%w: %s is volume %s, exported is %s", ErrOther, e.Path, e.Volume, old.Volume)
 	case old.Path != e.Path || old.Serial != e.Serial || old.UID != e.UID || old.ReadOnly != e.ReadOnly:
 		return fmt.Errorf("%w: %s is %s, %s asked for", ErrConflict, e.IQN, old.Path, e.Path)
 	}
@@ -89,7 +99,7 @@ func (srv *Server) put(ctx context.Context, e Export) error {
 		return fmt.Errorf("%w: %s has %d bytes, %d expected", ErrConflict, e.Path, t.size(), e.Size)
 	}
 	e.Size = max(e.Size, old.Size)
-	if !slices.Equal(old.Portals, e.Portals) || old.Size != e.Size || old.DiscoveryCHAP != e.DiscoveryCHAP {
+	if old.Volume != e.Volume || !slices.Equal(old.Portals, e.Portals) || old.Size != e.Size || old.DiscoveryCHAP != e.DiscoveryCHAP {
 		entry, _ := srv.state.get(e.IQN)
 		entry.Export = e
 		if err := srv.state.update(e.IQN, &entry); err != nil {
@@ -118,7 +128,7 @@ func (t *target) size() int64 {
 func (srv *Server) create(t *target, e Export) error {
 	err := t.open(e)
 	if err == nil {
-		if err = srv.state.update(e.IQN, &saved{Export: e}); err != nil {
+		if err = srv.state.update(e.IQN, &saved{Export: e, File: t.file}); err != nil {
 			err = errors.Join(err, t.lu.Close())
 		}
 	}

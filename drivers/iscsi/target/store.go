@@ -22,7 +22,9 @@ const (
 
 // saved is the record of an export.
 type saved struct {
-	Export Export       `json:"export"`
+	Export Export `json:"export"`
+	// File is the one that was opened last; earlier builds did not say.
+	File   *File        `json:"file,omitempty"`
 	Access []accessJSON `json:"access,omitempty"`
 	// Fenced lists the epochs that were fenced, FencedBelow stands for those that
 	// fell off the list: neither is admitted again.

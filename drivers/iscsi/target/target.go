@@ -28,6 +28,7 @@ type target struct {
 	export   Export
 	lu       LogicalUnit // nil while the volume cannot be opened
 	openErr  error
+	file     *File // what lu has open, where that is known
 	grants   []*grant
 	fenced   []uint64
 	sessions map[*session]struct{} // from admission until nothing of it is left
@@ -314,7 +315,7 @@ func (t *target) remove(ctx context.Context) error {
 func (t *target) status() Status {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	st := Status{Export: t.export, Access: []Access{}, Fenced: slices.Clone(t.fenced), Sessions: []Session{}}
+	st := Status{Export: t.export, File: t.file, Access: []Access{}, Fenced: slices.Clone(t.fenced), Sessions: []Session{}}
 	if t.lu != nil {
 		st.Size, st.Reservations = t.lu.Size(), t.lu.Reservations()
 	}
@@ -333,18 +334,55 @@ func (t *target) status() Status {
 	return st
 }
 
-// open opens the volume. It reports whether it is open.
+// open opens the volume, if what is at the path is the one that was exported.
 func (t *target) open(e Export) error {
 	lu, err := t.srv.cfg.Open(e)
 	if err == nil && lu.Size() < e.Size {
 		err = errors.Join(fmt.Errorf("%s has %d bytes, %d expected", e.Path, lu.Size(), e.Size), lu.Close())
 	}
+	var file *File
+	if err == nil {
+		if file, err = t.recognise(e, lu); err != nil {
+			err = errors.Join(err, lu.Close())
+		}
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.openErr = err
 	if err == nil {
-		t.lu = lu
+		t.lu, t.file = lu, file
 		t.settleLocked()
 	}
 	return err
+}
+
+// recognise compares what was opened with what was exported, and records of an
+// export what is not recorded yet.
+func (t *target) recognise(e Export, lu LogicalUnit) (*File, error) {
+	file, id, err := identify(e, lu)
+	if err != nil {
+		return nil, err
+	}
+	entry, exported := t.srv.state.get(e.IQN)
+	if e.Volume == "" {
+		e.Volume = entry.Export.Volume
+	}
+	known := saved{Export: e, File: entry.File}
+	if err := known.check(file, id); err != nil || !exported || file == nil {
+		return file, err
+	}
+	if entry.File != nil && *entry.File == *file && (entry.Export.Volume != "" || id == "") {
+		return file, nil
+	}
+	entry.File = file
+	if entry.Export.Volume == "" {
+		entry.Export.Volume = id
+	}
+	if err := t.srv.state.update(e.IQN, &entry); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	t.export.Volume = entry.Export.Volume
+	t.mu.Unlock()
+	return file, nil
 }

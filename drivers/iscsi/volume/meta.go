@@ -22,8 +22,12 @@ const (
 
 // Meta is the durable record of a volume, UID.json beside UID.img.
 type Meta struct {
-	State       State  `json:"state"`
-	UID         string `json:"uid"`
+	State State  `json:"state"`
+	UID   string `json:"uid"`
+	// ID is random and made with the volume. It tells it from another volume of
+	// the same disk, such as one that a mounted file system hides. Earlier builds
+	// made none.
+	ID          string `json:"id,omitempty"`
 	Name        string `json:"name"`
 	Incarnation int    `json:"incarnation,omitempty"`
 	Cluster     string `json:"cluster"`

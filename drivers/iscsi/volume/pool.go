@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
@@ -31,6 +32,10 @@ type Marker struct {
 	UID     string `json:"uid"`
 	Cluster string `json:"cluster"`
 	Name    string `json:"name"`
+	// Mount says that the directory was on a file system of its own when the pool
+	// was made: while it is not, what is there is not the pool, also if it has a
+	// marker. Earlier builds did not say.
+	Mount *bool `json:"mount,omitempty"`
 }
 
 // NotMountedError says that a directory is not the pool it is recorded as.
@@ -104,17 +109,26 @@ func Open(dir, uid, cluster string) (*Pool, error) {
 // Check says whether the pool is still there: a file system may be unmounted
 // at any time.
 func (p *Pool) Check() error {
+	_, err := p.Marker()
+	return err
+}
+
+// Marker reads the pool's marker; a *NotMountedError says that it is not there.
+func (p *Pool) Marker() (Marker, error) {
 	m, err := ReadMarker(p.dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return &NotMountedError{p.dir, "it has no marker"}
+		return m, &NotMountedError{p.dir, "it has no marker"}
 	case err != nil:
-		return err
+		return m, err
 	case m.UID != p.marker.UID || m.Cluster != p.marker.Cluster:
-		return &NotMountedError{p.dir, fmt.Sprintf("it holds pool %s of cluster %s", m.Name, m.Cluster)}
+		return m, &NotMountedError{p.dir, fmt.Sprintf("it holds pool %s of cluster %s", m.Name, m.Cluster)}
 	}
-	return nil
+	return m, nil
 }
+
+// PutMarker writes the marker anew, with what an earlier build did not say.
+func (p *Pool) PutMarker(m Marker) error { return p.records.WriteJSON(markerName, version, m) }
 
 // Dir is the pool's directory.
 func (p *Pool) Dir() string { return p.dir }
@@ -161,6 +175,8 @@ type Volume struct {
 	Size      int64 // of the file, in bytes
 	Allocated int64 // bytes
 	Modified  time.Time
+	// Device and Inode are the file's.
+	Device, Inode uint64
 	// Lost says that the record is there and the file is not.
 	Lost bool
 }
@@ -239,9 +255,47 @@ func (p *Pool) Get(uid string) (Volume, error) {
 		return v, fmt.Errorf("%s is not a regular file", p.Path(uid))
 	default:
 		v.Size, v.Allocated, v.Modified = st.Size, st.Blocks*512, time.Unix(st.Mtim.Unix())
+		v.Device, v.Inode = st.Dev, st.Ino
 	}
 	return v, nil
 }
+
+// IDAt is the id of the volume whose file is at path, if that is this file: the
+// directory is opened once, so that record and file are of one file system.
+// Where no record says it, or another file is there, it is empty.
+func IDAt(path string, device, inode uint64) (string, error) {
+	uid, ok := strings.CutSuffix(filepath.Base(path), imageSuffix)
+	if !ok || uuid.Validate(uid) != nil {
+		return "", nil
+	}
+	dir, err := os.OpenRoot(filepath.Dir(path))
+	if err != nil {
+		return "", err
+	}
+	defer dir.Close()
+	info, err := dir.Lstat(uid + imageSuffix)
+	if err != nil {
+		return "", err
+	}
+	if st := info.Sys().(*syscall.Stat_t); st.Dev != device || st.Ino != inode {
+		return "", nil
+	}
+	data, err := dir.ReadFile(uid + recordSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	var m Meta
+	if err := durable.Unmarshal(data, version, &m); err != nil {
+		return "", nil // whoever owns the record says so
+	}
+	return m.ID, nil
+}
+
+// NewID is the random id of a volume.
+func NewID() string { return uuid.NewString() }
 
 // Put writes the record of a volume.
 func (p *Pool) Put(m Meta) error {
