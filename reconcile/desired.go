@@ -27,6 +27,9 @@ type Desired struct {
 	Restart map[Key]Restart
 	// Revert are objects whose drift an operator wants corrected, whatever their mode.
 	Revert map[Key]bool
+	// Known are objects that were here before by what the agent remembers or this
+	// host last reported, and what says so: one that is not found is missed.
+	Known map[Key]string
 	// HostDrift, where set, is the host's mode of drift in place of the declared
 	// one, which may not come into force yet.
 	HostDrift *string

@@ -146,6 +146,14 @@ func (h hypervisor) Console(uid string) api.Console {
 	return api.Console{Input: pipe, Socket: socket, Log: logs[len(logs)-1]}
 }
 
+func roots(c config.Config) []iscsi.Root {
+	list := make([]iscsi.Root, 0, len(c.Allowed.Roots))
+	for _, r := range c.Allowed.Roots {
+		list = append(list, iscsi.Root{Path: r.Path, Mount: r.Mount})
+	}
+	return list
+}
+
 // storage is the disks' driver as the agent sees it.
 type storage struct {
 	*iscsi.Driver
@@ -163,7 +171,7 @@ func newStorage(c config.Config, guests *kvm.User, log *slog.Logger) (*storage, 
 	}
 	client := target.NewClient(process.RunDir)
 	driver, err := iscsi.New(iscsi.Config{
-		StateDir: c.StateDir, ImageDir: c.ImageDir, AllowedRoots: c.Allowed.Roots, Host: c.Host, Log: log,
+		StateDir: c.StateDir, ImageDir: c.ImageDir, AllowedRoots: roots(c), Host: c.Host, Log: log,
 		DiscoveryCHAP: c.ISCSI.Discovery == "chap",
 		Target:        client,
 		Start:         func(ctx context.Context) error { return target.Ensure(ctx, process) },

@@ -127,7 +127,7 @@ func (d *Driver) createDisk(ctx context.Context, a *reconcile.Action, in reconci
 	defer release()
 	now := d.cfg.Now().UTC()
 	m := volume.Meta{
-		UID: a.UID, Name: a.Name, Incarnation: a.Want.Incarnation,
+		UID: a.UID, ID: volume.NewID(), Name: a.Name, Incarnation: a.Want.Incarnation,
 		Cluster: at.record.Cluster, Pool: at.record.UID, Target: d.iqn(at.record.Cluster, a.UID), Size: int64(s.Size),
 		Fields: a.Want.Fields, Created: now, Written: now,
 	}

@@ -37,10 +37,9 @@ type Target interface {
 
 // Config is what New needs.
 type Config struct {
-	StateDir string
-	ImageDir string // where file sources of images are looked for
-	// AllowedRoots are the directories below which a pool's absolute path may be.
-	AllowedRoots []string
+	StateDir     string
+	ImageDir     string // where file sources of images are looked for
+	AllowedRoots []Root
 	Host         string // name of this host, for the owners of accesses
 	// DiscoveryCHAP has initiators that list targets prove who they are.
 	DiscoveryCHAP bool
@@ -69,9 +68,10 @@ type Driver struct {
 	lanes    lanes
 
 	mu       sync.Mutex
-	cluster  string           // of the last tree observed with
-	iqnBase  string           // likewise
-	open     map[string]*pool // by UID of the pool
+	cluster  string                   // of the last tree observed with
+	iqnBase  string                   // likewise
+	known    map[reconcile.Key]string // likewise
+	open     map[string]*pool         // by UID of the pool
 	bookings []*booking
 	busy     map[string]string // disks that are being made or purged, and what is done
 	warned   map[string]int    // last warning threshold, by pool

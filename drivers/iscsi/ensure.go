@@ -167,6 +167,11 @@ func (d *Driver) endDue(ctx context.Context, r claims.Record) error {
 
 // repair makes the target serve one volume as recorded.
 func (d *Driver) repair(ctx context.Context, at place, v *volume.Volume, served map[string]target.Status) error {
+	if v.ID == "" && v.State == volume.Ready && !v.Lost {
+		if err := d.name(ctx, at, v, served[v.Target]); err != nil {
+			return err
+		}
+	}
 	if d.asRecorded(at, v, served) {
 		return nil
 	}
@@ -189,6 +194,25 @@ func (d *Driver) repair(ctx context.Context, at place, v *volume.Volume, served 
 	return err
 }
 
+// name gives an id to a volume that has none, of an earlier build: the one that
+// it is exported under, if such a build took it away.
+func (d *Driver) name(ctx context.Context, at place, v *volume.Volume, s target.Status) error {
+	unlock, free := d.locks.try(v.UID)
+	if !free {
+		return nil
+	}
+	defer unlock()
+	now, err := at.pool.get(ctx, v.UID)
+	if err != nil || now.ID != "" {
+		return err
+	}
+	if now.ID = volume.NewID(); s.Volume != "" && s.File != nil && !otherFile(s, &now) {
+		now.ID = s.Volume
+	}
+	v.ID = now.ID
+	return at.pool.put(ctx, now.Meta)
+}
+
 func (d *Driver) asRecorded(at place, v *volume.Volume, served map[string]target.Status) bool {
 	s, exported := served[v.Target]
 	switch {
@@ -198,7 +222,7 @@ func (d *Driver) asRecorded(at place, v *volume.Volume, served map[string]target
 		return !exported
 	}
 	r, err := d.claims.Get(v.UID)
-	return err != nil || exported && upToDate(s, d.exportOf(at, &v.Meta), accessOf(r))
+	return err != nil || exported && upToDate(s, v, d.exportOf(at, &v.Meta), accessOf(r))
 }
 
 // serveOne makes the target follow the record of a volume, as it is now.

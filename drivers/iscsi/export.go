@@ -42,7 +42,7 @@ func baseOf(v *volume.Meta) string {
 
 func (d *Driver) exportOf(at place, v *volume.Meta) target.Export {
 	return target.Export{
-		IQN: v.Target, Path: at.pool.path(v.UID), Serial: spec.Serial(v.UID), UID: v.UID, Portals: at.record.Portals,
+		IQN: v.Target, Path: at.pool.path(v.UID), Serial: spec.Serial(v.UID), UID: v.UID, Volume: v.ID, Portals: at.record.Portals,
 		DiscoveryCHAP: d.cfg.DiscoveryCHAP,
 	}
 }
@@ -56,13 +56,37 @@ func (d *Driver) export(ctx context.Context, at place, disk string) error {
 	}
 	e := d.exportOf(at, &v.Meta)
 	err = d.cfg.Target.Put(ctx, e)
-	if errors.Is(err, target.ErrConflict) {
+	switch {
+	case errors.Is(err, target.ErrConflict):
 		err = d.replace(ctx, e)
+	case errors.Is(err, target.ErrOther):
+		err = d.exchange(ctx, disk, e, err)
 	}
 	if err != nil {
 		return fmt.Errorf("export disk %s: %w", v.Name, err)
 	}
-	return d.admit(ctx, disk, v.Target)
+	return d.admit(ctx, &v.Meta)
+}
+
+// exchange exports another volume than the one that was, once nobody has that
+// any more: what its owner wrote last is not in this one. Who has this one gets it
+// back.
+func (d *Driver) exchange(ctx context.Context, disk string, e target.Export, why error) error {
+	r, err := d.claims.Get(disk)
+	if err != nil {
+		return err
+	}
+	served, err := d.served(ctx)
+	if err != nil {
+		return err
+	}
+	was := served[e.IQN].Volume
+	for _, a := range r.Admissions() {
+		if was == "" || was == e.Volume || a.Volume != e.Volume {
+			return errors.Join(why, inUse(disk, a))
+		}
+	}
+	return d.replace(ctx, e)
 }
 
 // replace changes what an export says of its volume, such as the path after the
@@ -81,11 +105,17 @@ func (d *Driver) replace(ctx context.Context, e target.Export) error {
 	return d.cfg.Target.Put(ctx, e)
 }
 
-// admit gives the target the admissions that are held.
-func (d *Driver) admit(ctx context.Context, disk, iqn string) error {
+// admit gives the target the admissions that are held of this volume.
+func (d *Driver) admit(ctx context.Context, v *volume.Meta) error {
+	disk, iqn := v.UID, v.Target
 	r, err := d.claims.Get(disk)
 	if err != nil {
 		return err
+	}
+	for _, a := range r.Admissions() {
+		if a.State == claims.Held && a.Other(v.ID) {
+			return fmt.Errorf("epoch %d of disk %s was given for another volume (%s) than the one at its path (%s): mount or restore that one, or stop machine %s", a.Epoch, disk, a.Volume, v.ID, a.Owner.VM)
+		}
 	}
 	list := accessOf(r)
 	if adopted := slices.IndexFunc(list, func(a target.Access) bool { return a.Password.IsZero() }); adopted >= 0 {
@@ -149,11 +179,20 @@ func (d *Driver) removeExport(ctx context.Context, iqn string) error {
 }
 
 // upToDate says whether the target serves a volume as it should be.
-func upToDate(s target.Status, e target.Export, want []target.Access) bool {
-	if s.Path != e.Path || s.Serial != e.Serial || s.UID != e.UID || s.DiscoveryCHAP != e.DiscoveryCHAP || !slices.Equal(s.Portals, e.Portals) {
+func upToDate(s target.Status, v *volume.Volume, e target.Export, want []target.Access) bool {
+	// A target that is still of an earlier build says neither.
+	if earlier := s.Volume == "" && s.File == nil; !earlier && (s.Volume != e.Volume || otherFile(s, v)) {
+		return false
+	}
+	if s.Error != "" || s.Path != e.Path || s.Serial != e.Serial || s.UID != e.UID || s.DiscoveryCHAP != e.DiscoveryCHAP || !slices.Equal(s.Portals, e.Portals) {
 		return false
 	}
 	return sameAccess(s.Access, want)
+}
+
+// otherFile says that the target has another file open than the one at the path.
+func otherFile(s target.Status, v *volume.Volume) bool {
+	return s.File != nil && (s.File.Device != v.Device || s.File.Inode != v.Inode)
 }
 
 // sameAccess compares by number: an epoch never changes what it says.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"path/filepath"
 	"slices"
 	"sort"
 	"sync"
@@ -80,7 +81,7 @@ func (d *Driver) inventory(ctx context.Context) (*inventory, error) {
 // Observe reads what is there. It changes nothing.
 func (d *Driver) Observe(ctx context.Context, want *reconcile.Desired) (reconcile.State, error) {
 	d.mu.Lock()
-	d.cluster, d.iqnBase = want.Cluster, want.IQNBase
+	d.cluster, d.iqnBase, d.known = want.Cluster, want.IQNBase, want.Known
 	d.mu.Unlock()
 	s := reconcile.NewState()
 	inv, err := d.inventory(ctx)
@@ -100,7 +101,7 @@ func (d *Driver) Observe(ctx context.Context, want *reconcile.Desired) (reconcil
 		s.Unknown[reconcile.Key{Kind: spec.KindStoragePool, UID: uid}] = err.Error()
 	}
 	o.indexed()
-	o.wanted()
+	o.wanted(d.newPools(ctx, want, inv, served))
 	o.targets()
 	if err := d.observeImages(&s); err != nil {
 		return s, err
@@ -112,6 +113,37 @@ func (d *Driver) Observe(ctx context.Context, want *reconcile.Desired) (reconcil
 	s.Complete[spec.KindImage] = true
 	sort.Slice(s.Unmanaged, func(i, j int) bool { return s.Unmanaged[i].Name < s.Unmanaged[j].Name })
 	return s, nil
+}
+
+// newPools looks at the directories of pools that have no record, and says by UID
+// why one is not to be made, or, of one that is there, that it is not taken over yet.
+func (d *Driver) newPools(ctx context.Context, want *reconcile.Desired, inv *inventory, served map[string]target.Status) (refused map[string]error, there map[string]bool) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	refused, there = map[string]error{}, map[string]bool{}
+	for k, o := range want.Objects {
+		if k.Kind != spec.KindStoragePool || inv.has(k.UID) {
+			continue
+		}
+		wg.Go(func() {
+			mine, err := through(ctx, &d.lanes, k.UID, o.Name, d.lanes.look, func() (bool, error) {
+				return d.checkNew(o, want.Known[k], served)
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				refused[k.UID] = err
+			}
+			there[k.UID] = mine
+		})
+	}
+	wg.Wait()
+	return refused, there
+}
+
+// has says whether there is a record of a pool, be it one that cannot be read.
+func (inv *inventory) has(pool string) bool {
+	return inv.broken[pool] != nil || slices.ContainsFunc(inv.pools, func(p poolState) bool { return p.record.UID == pool })
 }
 
 type observation struct {
@@ -192,6 +224,10 @@ func (o *observation) disk(p *poolState, v *volume.Volume) {
 		o.unknown(spec.KindDisk, v.UID, "portal %s is not listened on: %s", at.Portals[0], at.PortalErrors[at.Portals[0]])
 		return
 	}
+	if otherFile(at, v) {
+		o.unknown(spec.KindDisk, v.UID, "the target has another file open than the one that is at %s: a file system was mounted or unmounted there, or the file was replaced; undo that, or stop the machine that has the disk to go on with what is there now", p.pool.path(v.UID))
+		return
+	}
 	if at.Size > v.Size {
 		o.unknown(spec.KindDisk, v.UID, "the volume file %s has %d bytes and is served as %d: it was cut, and what was in the rest is gone; restore it, or raise metadata.incarnation for a fresh disk", p.pool.path(v.UID), v.Size, at.Size)
 		return
@@ -270,9 +306,12 @@ func (o *observation) indexed() {
 	}
 }
 
-// wanted marks disks of which nothing can be said because their pool could not
-// be read.
-func (o *observation) wanted() {
+// wanted marks pools that are not to be made, and disks of which nothing can be
+// said because their pool could not be read, or that are missed.
+func (o *observation) wanted(refused map[string]error, there map[string]bool) {
+	for uid, why := range refused {
+		o.unknown(spec.KindStoragePool, uid, "%v", why)
+	}
 	for k, w := range o.want.Objects {
 		if k.Kind != spec.KindDisk {
 			continue
@@ -281,9 +320,19 @@ func (o *observation) wanted() {
 		if pool == nil {
 			continue
 		}
-		if why, ok := o.state.Unknown[reconcile.Key{Kind: spec.KindStoragePool, UID: pool.UID}]; ok {
+		at := reconcile.Key{Kind: spec.KindStoragePool, UID: pool.UID}
+		if why, ok := o.state.Unknown[at]; ok {
 			o.unknown(spec.KindDisk, k.UID, "%s", why)
 		}
+		if there[pool.UID] {
+			o.unknown(spec.KindDisk, k.UID, "pool %s is there and is not taken over yet", pool.Name)
+		}
+		s, _ := pool.Spec.(*spec.StoragePool)
+		known := o.want.Known[k]
+		if known == "" || o.state.Objects[k] != nil || o.state.Objects[at] == nil || s == nil || s.Volumes.File == nil || !filepath.IsAbs(s.Volumes.File.Path) {
+			continue
+		}
+		o.unknown(spec.KindDisk, k.UID, "pool %s has no volume of it, and %s; restore the volume, or raise metadata.incarnation for a fresh one", pool.Name, known)
 	}
 }
 

@@ -60,16 +60,32 @@ func (d *Driver) openPool(ctx context.Context, r *poolRecord) (*pool, error) {
 		d.mu.Lock()
 		p := d.open[r.UID]
 		d.mu.Unlock()
-		var err error
 		if p != nil {
-			if err = p.volumes.Check(); err == nil {
+			m, err := p.volumes.Marker()
+			if err == nil {
+				err = d.checkMount(r.Dir, m)
+			}
+			if err == nil {
 				return p, nil
 			}
 			// The reserve of the directory is to be looked at again when it is back.
 			d.setOpen(r.UID, nil)
 			return nil, err
 		}
+		if err := d.checkMount(r.Dir, volume.Marker{}); err != nil {
+			return nil, err // before anything is written there
+		}
 		v, err := volume.Open(r.Dir, r.UID, r.Cluster)
+		if err != nil {
+			return nil, err
+		}
+		m, err := v.Marker()
+		if err == nil {
+			err = d.checkMount(r.Dir, m)
+		}
+		if err == nil {
+			err = d.recall(v, m)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -117,13 +133,8 @@ func (d *Driver) poolDir(path string) (string, error) {
 		rest = filepath.Join(filepath.Base(dir), rest)
 		dir = filepath.Dir(dir)
 	}
-	for _, root := range d.cfg.AllowedRoots {
-		if real, err := filepath.EvalSymlinks(root); err == nil {
-			root = real
-		}
-		if rel, err := filepath.Rel(root, dir); err == nil && filepath.IsLocal(rel) && rel != "." {
-			return dir, nil
-		}
+	if _, ok := d.rootOf(dir); ok {
+		return dir, nil
 	}
 	return "", fmt.Errorf("pool path %s is not below a root that this host's configuration allows", path)
 }
@@ -152,12 +163,19 @@ func (d *Driver) createPool(ctx context.Context, a *reconcile.Action) error {
 		return fmt.Errorf("pool %s: only file volumes on the embedded target are carried out", a.Name)
 	}
 	d.mu.Lock()
-	cluster := d.cluster
+	cluster, known := d.cluster, d.known[a.Key()]
 	d.mu.Unlock()
 	if cluster == "" {
 		return errors.New("the cluster is not known before the first observation")
 	}
+	served, err := d.served(ctx)
+	if err != nil {
+		return err
+	}
 	p, err := through(ctx, &d.lanes, a.UID, a.Name, d.lanes.write, func() (*pool, error) {
+		if _, err := d.checkNew(a.Want, known, served); err != nil {
+			return nil, err
+		}
 		dir, err := d.poolDir(s.Volumes.File.Path)
 		if err != nil {
 			return nil, err
@@ -165,7 +183,15 @@ func (d *Driver) createPool(ctx context.Context, a *reconcile.Action) error {
 		if err := vacant(dir, a.UID); err != nil {
 			return nil, err
 		}
-		v, err := volume.Create(dir, volume.Marker{UID: a.UID, Cluster: cluster, Name: a.Name})
+		m := volume.Marker{UID: a.UID, Cluster: cluster, Name: a.Name}
+		if _, ok := d.rootOf(dir); ok {
+			on, err := apart(dir)
+			if err != nil {
+				return nil, err
+			}
+			m.Mount = &on
+		}
+		v, err := volume.Create(dir, m)
 		if err != nil {
 			return nil, err
 		}

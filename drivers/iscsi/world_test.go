@@ -248,7 +248,7 @@ func await(t testing.TB, what string, try func() error) {
 func (w *world) config() Config {
 	return Config{
 		StateDir: filepath.Join(w.dir, "state"), ImageDir: filepath.Join(w.dir, "images"),
-		AllowedRoots: []string{filepath.Join(w.dir, "mnt")}, Host: "host1",
+		AllowedRoots: []Root{{Path: filepath.Join(w.dir, "mnt")}}, Host: "host1",
 		Target: w.client, Log: slog.New(slog.NewTextHandler(w.log, nil)),
 		Now: func() time.Time {
 			w.mu.Lock()

@@ -118,8 +118,15 @@ type Webhook struct {
 
 // Allowed is what specs may use of the host.
 type Allowed struct {
-	Roots   []string `yaml:"roots" doc:"Directories below which a pool may have an absolute path. One below the state directory is always allowed."`
+	Roots   []Root   `yaml:"roots"`
 	Bridges []string `yaml:"bridges" doc:"Bridges that a Network may name. None if empty."`
+}
+
+// Root is a directory below which a pool may have an absolute path. In the file
+// it may be the path alone.
+type Root struct {
+	Path  string `yaml:"path" short:"true" doc:"Directory below which a pool may have an absolute path, also written roots: [PATH]. A pool below the state directory is always allowed."`
+	Mount *bool  `yaml:"mount" doc:"Whether its pools are on a file system that is mounted at it or below it: while none is, they are unknown and nothing is made. If absent, true for a pool that was on one when it was made."`
 }
 
 // Limits bound what a commit can do.
@@ -177,7 +184,7 @@ func (c *Config) Complete() error {
 func (c *Config) Normalize() {
 	c.Branch, _ = gitrepo.CleanBranch(c.Branch)
 	c.Path, _ = gitrepo.CleanPath(c.Path)
-	for _, dir := range append([]*string{&c.StateDir, &c.RunDir, &c.ImageDir}, pointers(c.Allowed.Roots)...) {
+	for _, dir := range append([]*string{&c.StateDir, &c.RunDir, &c.ImageDir}, rootPaths(c.Allowed.Roots)...) {
 		if filepath.IsAbs(*dir) {
 			*dir = filepath.Clean(*dir)
 		}
@@ -191,9 +198,9 @@ func (c *Config) Normalize() {
 	}
 }
 
-func pointers(list []string) (out []*string) {
+func rootPaths(list []Root) (out []*string) {
 	for i := range list {
-		out = append(out, &list[i])
+		out = append(out, &list[i].Path)
 	}
 	return out
 }
@@ -276,8 +283,8 @@ func (c *Config) Check() []Problem {
 		}
 	}
 	for _, root := range c.Allowed.Roots {
-		if !filepath.IsAbs(root) {
-			add("allowed.roots", "%q is not an absolute path", root)
+		if !filepath.IsAbs(root.Path) {
+			add("allowed.roots", "%q is not an absolute path", root.Path)
 		}
 	}
 	for _, b := range c.Allowed.Bridges {

@@ -127,8 +127,22 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, key string) {
 	for i, entry := range n.Content {
 		at := fmt.Sprintf("%s[%d]", key, i)
 		d.at[at] = entry
+		if short := shortField(v.Index(i)); short.IsValid() && entry.Kind == yaml.ScalarNode {
+			d.value(entry, short, key)
+			continue
+		}
 		d.mapping(entry, v.Index(i), at+".")
 	}
+}
+
+// shortField is the field that a scalar in the place of a mapping stands for.
+func shortField(v reflect.Value) reflect.Value {
+	for i := range v.NumField() {
+		if v.Type().Field(i).Tag.Get("short") != "" {
+			return v.Field(i)
+		}
+	}
+	return reflect.Value{}
 }
 
 func (d *decoder) known(fields map[string]reflect.Value) string {
@@ -148,7 +162,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, key string) {
 	switch {
 	case v.Type() == reflect.TypeFor[time.Duration]():
 		want = "a duration like 30s"
-	case v.Kind() == reflect.Bool:
+	case v.Kind() == reflect.Bool, v.Type() == reflect.TypeFor[*bool]():
 		want = "true or false"
 	case v.Kind() == reflect.Int:
 		want = "a whole number"

@@ -35,10 +35,18 @@ type Admission struct {
 	Portal     string       `json:"portal"` // ADDRESS:PORT
 	Target     string       `json:"target"` // IQN
 	LUN        int          `json:"lun"`
-	Since      time.Time    `json:"since"`
-	By         string       `json:"by,omitempty"` // who asked for it
+	// Volume is the id of the volume that it admits to; empty where an earlier
+	// build gave it.
+	Volume string    `json:"volume,omitempty"`
+	Since  time.Time `json:"since"`
+	By     string    `json:"by,omitempty"` // who asked for it
 	// Deadline ends an operator's access.
 	deadline.Deadline
+}
+
+// Other says that it was given for another volume than the one of this id.
+func (a Admission) Other(volume string) bool {
+	return a.Volume != "" && volume != "" && a.Volume != volume
 }
 
 // Record is what is known of one disk.
