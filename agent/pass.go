@@ -117,7 +117,7 @@ func (a *Agent) withRestarts(want *reconcile.Desired) *reconcile.Desired {
 	for uid, r := range a.mem.Restarts {
 		d.Restart[reconcile.Key{Kind: spec.KindVirtualMachine, UID: uid}] = r
 	}
-	d.Revert = a.reverts(want)
+	d.Revert, d.Known = a.reverts(want), a.hadHere()
 	return &d
 }
 
@@ -277,9 +277,9 @@ func (a *Agent) absorb(plan *reconcile.Plan, have reconcile.State) error {
 			return err
 		}
 	}
-	reverted := a.reverted(plan)
+	reverted, found := a.reverted(plan), a.found(have)
 	applied := plan.Empty() && len(a.failures) == 0 && len(a.running) == 0 && a.mem.LastApplied != plan.Revision
-	if !applied && len(reverted)+len(restarted) == 0 {
+	if !applied && len(reverted)+len(restarted)+len(found) == 0 {
 		return nil
 	}
 	err := a.keep(func(m *memory) {
@@ -288,6 +288,9 @@ func (a *Agent) absorb(plan *reconcile.Plan, have reconcile.State) error {
 		}
 		for _, uid := range reverted {
 			delete(m.Reverts, uid)
+		}
+		for _, uid := range found {
+			delete(m.Missed, uid)
 		}
 		if applied {
 			m.LastApplied = plan.Revision

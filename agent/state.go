@@ -13,6 +13,7 @@ import (
 	"reconciler/internal/durable"
 	"reconciler/policy"
 	"reconciler/reconcile"
+	"reconciler/spec"
 )
 
 // memory is what the agent itself must remember over a restart. Losing it
@@ -32,6 +33,7 @@ type memory struct {
 	Ledger        policy.Ledger                `json:"ledger,omitempty"`
 	Restarts      map[string]reconcile.Restart `json:"restarts,omitempty"` // by machine UID
 	Reverts       map[string]reversion         `json:"reverts,omitempty"`  // drift that is to be corrected, by UID
+	Missed        map[string]spec.Kind         `json:"missed,omitempty"`   // by UID: had before the memory was lost, by the host's own report, and not found since
 	LastContact   time.Time                    `json:"lastContact,omitzero"`
 }
 
@@ -39,7 +41,7 @@ type memory struct {
 func (m memory) clone() memory {
 	m.Accepted = slices.Clone(m.Accepted)
 	m.Suspensions, m.Allowances, m.Ledger = slices.Clone(m.Suspensions), slices.Clone(m.Allowances), slices.Clone(m.Ledger)
-	m.Restarts, m.Reverts = maps.Clone(m.Restarts), maps.Clone(m.Reverts)
+	m.Restarts, m.Reverts, m.Missed = maps.Clone(m.Restarts), maps.Clone(m.Reverts), maps.Clone(m.Missed)
 	return m
 }
 

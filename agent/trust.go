@@ -174,6 +174,9 @@ func (a *Agent) witness(ctx context.Context) error {
 	if err != nil {
 		return &refusal{"ReportUnreadable", fmt.Sprintf("what this host last reported on %s cannot be read, and it may say that something newer was in force: %v", ref, err)}
 	}
+	if err := a.recall(data); err != nil {
+		return err
+	}
 	r, err := a.ownReport(data, payload, signature)
 	switch {
 	case err == nil:
