@@ -3,6 +3,7 @@ package target
 import (
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -12,8 +13,9 @@ import (
 // are. Of a session that has, the bounds are in session.go.
 
 // halfOpen bounds the connections that have proved nothing. When there are too
-// many the oldest goes: a login takes milliseconds, a peer that holds
-// connections open does not.
+// many, the oldest goes of the address that has most: a login takes milliseconds,
+// a peer that holds connections open does not, and one that opens them without end
+// crowds out itself.
 type halfOpen struct {
 	limit int
 	mu    sync.Mutex
@@ -29,11 +31,31 @@ func (h *halfOpen) add(nc *net.TCPConn) bool {
 		return false
 	}
 	if len(h.order) >= h.limit {
-		_ = h.order[0].Close()
-		h.order = slices.Delete(h.order, 0, 1)
+		i := h.crowd()
+		_ = h.order[i].Close()
+		h.order = slices.Delete(h.order, i, i+1)
 	}
 	h.order = append(h.order, nc)
 	return true
+}
+
+// crowd finds the oldest connection of the address that has most of them.
+func (h *halfOpen) crowd() (oldest int) {
+	count := make(map[netip.Addr]int, len(h.order))
+	most := 0
+	for _, nc := range h.order {
+		a := addressOf(nc)
+		count[a]++
+		most = max(most, count[a])
+	}
+	return slices.IndexFunc(h.order, func(nc *net.TCPConn) bool { return count[addressOf(nc)] == most })
+}
+
+func addressOf(nc *net.TCPConn) netip.Addr {
+	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
 }
 
 // close closes all of them, and those that come.

@@ -1,8 +1,10 @@
 package target
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"runtime"
 	"strings"
@@ -208,5 +210,39 @@ func TestEarlyRequestOfAClosedSession(t *testing.T) {
 	s := &session{srv: newServer(t.Context(), Config{Logger: slog.New(slog.DiscardHandler)}), closed: true}
 	if err := s.holdLocked(&pdu.Header{pdu.OpTextRequest}, nil, make([]byte, 100)); err == nil {
 		t.Error("it is kept")
+	}
+}
+
+// Whoever opens connections without end crowds out itself, and nobody who comes from
+// elsewhere.
+func TestFloodCrowdsOutItself(t *testing.T) {
+	b := newBed(t, func(c *Config) { c.Limits.HalfOpen = 16 })
+	half := dial(t, b.portal) // from 127.0.0.1, in the middle of its login
+	a := b.args()
+	a.user, a.password = "u", "password"
+	b.grant(Access{Epoch: 1, Initiators: []string{testName}, User: a.user, Password: secret(a.password)})
+	first := []pdu.Pair{{Key: "InitiatorName", Value: a.name}, {Key: "TargetName", Value: a.target}, {Key: "AuthMethod", Value: "CHAP"}}
+	if err := half.loginStep(a, 0, 1, false, first); err != nil {
+		t.Fatal(err)
+	}
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	var flood []net.Conn
+	for range 200 {
+		nc, err := d.Dial("tcp", b.portal)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		flood = append(flood, nc)
+	}
+	for _, nc := range flood[:184] {
+		_ = nc.SetDeadline(time.Now().Add(waitLimit))
+		var ne net.Error
+		if _, err := nc.Read(make([]byte, 1)); err == nil || errors.As(err, &ne) && ne.Timeout() {
+			t.Fatalf("it is still open: %v", err)
+		}
+	}
+	if err := half.chap(a); err != nil {
+		t.Errorf("a login beside a flood: %v", err)
 	}
 }
