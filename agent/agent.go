@@ -107,7 +107,8 @@ type Agent struct {
 	review    reviewer
 	pending   trigger
 
-	selfUID atomic.Pointer[string] // UID of this host's object, once a tree said it
+	self   atomic.Pointer[self]   // this host's object, once a tree said it
+	called atomic.Pointer[string] // this host's name in the tree in force
 
 	recalled    map[reconcile.Key]*reconcile.Live // what was here by the last report, where the memory was lost
 	witnessed   bool                              // what was in force before is known, as far as it can be
@@ -230,7 +231,7 @@ func (a *Agent) boot(ctx context.Context) error {
 		return fmt.Errorf("the last good revision %s cannot be read from the cache: %w", a.mem.Good, err)
 	}
 	a.mu.Lock()
-	a.set = set
+	a.follow(set)
 	a.mu.Unlock()
 	a.catchUp(ctx, set)
 	return nil
@@ -307,7 +308,7 @@ func (a *Agent) settleRevision(rev Revision, set *spec.Set, err error, seen bool
 	}
 	if seen && refused == a.mem.Refused && (err != nil || a.mem.Good == rev.Hash) {
 		if err == nil {
-			a.set = set
+			a.follow(set)
 		}
 		return err
 	}
@@ -334,7 +335,7 @@ func (a *Agent) settleRevision(rev Revision, set *spec.Set, err error, seen bool
 		a.events.warn("", "RevisionRefused", fmt.Sprintf("%s stays in force, %s is refused: %v", short(a.mem.Good), short(rev.Hash), err))
 		return err
 	}
-	a.set = set
+	a.follow(set)
 	a.events.normal("", "Revision", fmt.Sprintf("%s %s", short(rev.Hash), rev.Subject))
 	return nil
 }
@@ -400,7 +401,11 @@ func (a *Agent) belongs(set *spec.Set) error {
 		return &refusal{"IQNBaseChanged", fmt.Sprintf("it changes iqnBase from %s to %s while disks exist", a.mem.IQNBase, base)}
 	}
 	if a.selfIn(set) == nil {
-		return &refusal{"HostMissing", fmt.Sprintf("Host/%s, which is this host, is not declared", a.cfg.Host)}
+		why := fmt.Sprintf("Host/%s, which is this host, is not declared", a.cfg.Host)
+		if o := set.HostCalled(a.cfg.Host); o != nil {
+			why += fmt.Sprintf(" (it is a former name of Host/%s: where this is that host, set host: %s in its configuration)", o.Meta.Name, o.Meta.Name)
+		}
+		return &refusal{"HostMissing", why}
 	}
 	return nil
 }

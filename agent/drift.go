@@ -88,7 +88,7 @@ func (a *Agent) proposeDrift(plan *reconcile.Plan) {
 		}
 	}
 	mode := spec.DriftCorrect
-	if host := a.set.Get(spec.KindHost, a.cfg.Host); host != nil {
+	if host := a.selfIn(a.set); host != nil {
 		mode = host.Spec.(*spec.Host).Drift
 	}
 	if mode != spec.DriftOff {

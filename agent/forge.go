@@ -21,13 +21,13 @@ func (a *Agent) concerns(hash string, set *spec.Set) bool {
 	if a.teller == nil || hash == a.mem.Good {
 		return false
 	}
-	next := reconcile.NewDesired(set, a.cfg.Host, hash)
+	next := a.work(set, hash)
 	var before *reconcile.Desired
 	switch {
 	case a.share != nil && a.shareOf == a.set:
 		before = a.share
 	case a.set != nil:
-		before = reconcile.NewDesired(a.set, a.cfg.Host, a.mem.Good)
+		before = reconcile.NewDesired(a.set, a.name(), a.mem.Good)
 	}
 	a.share, a.shareOf = next, set // which the pass would work out anyway
 	return before == nil || !sameWork(before, next)

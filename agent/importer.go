@@ -99,7 +99,7 @@ func (a *Agent) undeclared(plan *reconcile.Plan) (list []drift.Item) {
 			continue
 		}
 		if yaml, err := document(a.set, act, stray); err == nil {
-			file := path.Join(a.cfg.Drift.Dir, "imported", a.cfg.Host+".yaml")
+			file := path.Join(a.cfg.Drift.Dir, "imported", a.name()+".yaml")
 			list = append(list, drift.Item{Kind: act.Kind, Name: act.Name, UID: act.UID, Document: yaml, File: file})
 		}
 	}
@@ -157,7 +157,7 @@ func (a *Agent) foreign(ctx context.Context, r api.ImportRequest, out *api.Impor
 	if a.cfg.Drift.Foreign == nil {
 		return
 	}
-	for _, d := range a.cfg.Drift.Foreign(ctx, a.cfg.Host) {
+	for _, d := range a.cfg.Drift.Foreign(ctx, a.name()) {
 		object := d.Kind + "/" + d.Name
 		if len(r.Objects) > 0 && !slices.Contains(r.Objects, object) {
 			continue

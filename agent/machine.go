@@ -85,7 +85,7 @@ func (a *Agent) launch(ctx context.Context, want *reconcile.Desired, act *reconc
 }
 
 func (a *Agent) owner(vm, launch string) claim.Owner {
-	return claim.Owner{Host: a.cfg.Host, BootID: a.bootID, VM: vm, Launch: launch}
+	return claim.Owner{Host: a.name(), BootID: a.bootID, VM: vm, Launch: launch}
 }
 
 func claimed(in reconcile.Inputs) []string {

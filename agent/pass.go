@@ -99,14 +99,20 @@ func (a *Agent) desired(set *spec.Set) *reconcile.Desired {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.share == nil || a.shareOf != set || a.share.Revision != a.mem.Good {
-		share := reconcile.NewDesired(set, a.nameIn(set), a.mem.Good)
-		share.Arriving = a.arriving(set)
+		share := a.work(set, a.mem.Good)
 		if set != a.set {
 			return a.withRestarts(share)
 		}
 		a.share, a.shareOf = share, set
 	}
 	return a.withRestarts(a.share)
+}
+
+// work is what a tree asks of this host. a.mu is held.
+func (a *Agent) work(set *spec.Set, revision string) *reconcile.Desired {
+	d := reconcile.NewDesired(set, a.nameIn(set), revision)
+	d.Arriving = a.arriving(set)
+	return d
 }
 
 // withRestarts adds to what a tree wants the restarts that were asked for. The
@@ -366,7 +372,7 @@ func (a *Agent) reportRefusal(ctx context.Context, err error) {
 // hostStatus is the status of the host. a.mu is held.
 func (a *Agent) hostStatus(plan *reconcile.Plan, revErr error, now time.Time) status.Host {
 	h := status.Host{
-		Host: a.cfg.Host, Repo: a.cfg.Repo, Branch: a.cfg.Branch, Version: a.cfg.Version, PID: processID(),
+		Host: a.name(), Repo: a.cfg.Repo, Branch: a.cfg.Branch, Version: a.cfg.Version, PID: processID(),
 		LastAttemptedRevision: a.mem.LastAttempted, LastAppliedRevision: a.mem.LastApplied,
 		ObservedAt: now, Suspended: []status.Suspension{}, Windows: windows(a.cfg.Windows, now),
 	}

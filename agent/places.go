@@ -19,7 +19,7 @@ import (
 type places struct {
 	// Self is this host, by the UID of its object.
 	Self string `json:"self"`
-	// Hosts is what was last said of the other hosts, by UID.
+	// Hosts is what was last said of the hosts, by UID.
 	Hosts map[string]peerHost `json:"hosts"`
 	// Objects are the other hosts of an object, by KIND/UID: those that have not
 	// said since that it is gone.
@@ -45,7 +45,7 @@ func (a *Agent) loadPlaces() error {
 		return err
 	}
 	a.places = p
-	a.selfUID.Store(&p.Self)
+	a.self.Store(&self{p.Self, p.Hosts[p.Self].Names})
 	return nil
 }
 
@@ -69,7 +69,7 @@ func placed(k spec.Kind) bool {
 // add notes where a tree has its objects. isSelf tells this host from others.
 func (p *places) add(set *spec.Set, isSelf func(*spec.Object) bool) (changed bool) {
 	for _, h := range set.Of(spec.KindHost) {
-		if isSelf(h) {
+		if isSelf(h) && h.UID != p.Self {
 			continue
 		}
 		now := peerHost{Names: append([]string{h.Meta.Name}, h.Meta.MovedFrom...), Key: h.Spec.(*spec.Host).SigningKey}
@@ -138,7 +138,7 @@ func (a *Agent) learn(ctx context.Context, good, hash string, set *spec.Set) err
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.places, a.share = next, nil
-	a.selfUID.Store(&next.Self)
+	a.self.Store(&self{next.Self, next.Hosts[next.Self].Names})
 	return nil
 }
 
@@ -150,28 +150,53 @@ func neverInForce(err error) bool {
 	return invalid || unfit || errors.Is(err, spec.ErrEmpty)
 }
 
-// selfIn is this host in a tree: it is called as it is configured, or was, or is
-// the one that it was when a tree said that last.
+// self is what is known of this host's object.
+type self struct {
+	uid   string
+	names []string // as the newest tree has them
+}
+
+// selfIn is this host in a tree: the one that is called as it is configured. Once
+// a tree has said that, its former names and its later ones do as well.
 func (a *Agent) selfIn(set *spec.Set) *spec.Object {
-	if o := set.HostCalled(a.cfg.Host); o != nil {
+	o, known := set.Get(spec.KindHost, a.cfg.Host), a.self.Load()
+	if o != nil || known == nil {
 		return o
 	}
-	if p := a.selfUID.Load(); p != nil {
-		if o := set.ByUID(*p); o != nil && o.Kind == spec.KindHost {
-			return o
-		}
+	if o = set.ByUID(known.uid); o == nil || o.Kind != spec.KindHost {
+		return nil
+	}
+	if slices.Contains(o.Meta.MovedFrom, a.cfg.Host) || slices.Contains(known.names, a.cfg.Host) {
+		return o
 	}
 	return nil
 }
 
 // nameIn is what a tree calls this host.
 func (a *Agent) nameIn(set *spec.Set) string {
-	if set != nil {
-		if o := a.selfIn(set); o != nil {
-			return o.Meta.Name
-		}
+	if o := a.selfIn(set); o != nil {
+		return o.Meta.Name
 	}
 	return a.cfg.Host
+}
+
+// name is what the tree in force calls this host; its configuration may say a
+// former one.
+func (a *Agent) name() string {
+	if name := a.called.Load(); name != nil {
+		return *name
+	}
+	return a.cfg.Host
+}
+
+// follow brings a tree into force. a.mu is held.
+func (a *Agent) follow(set *spec.Set) {
+	name := a.nameIn(set)
+	if was := a.name(); was != name && a.set != nil {
+		a.events.normal("Host/"+name, "HostRenamed", fmt.Sprintf("this host was called %s; its reports go to %s%s from now on", was, a.cfg.StatusRef, name))
+	}
+	a.set = set
+	a.called.Store(&name)
 }
 
 // arriving are the objects of a tree that are to be here and that history has

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"reconciler/reconcile"
@@ -213,4 +215,101 @@ func TestOldReportProvesNothing(t *testing.T) {
 	c.reports["refs/reconciler/status/host1"] = old
 	c.waits("host2", "VirtualMachine/web", "has not reported since")
 	c.expect(vmKind, "web", "host1")
+}
+
+// renameEverything gives every kind another name, and the former one with it.
+var renameEverything = strings.NewReplacer(
+	"{name: host1}", "{name: hosta, movedFrom: [host1]}", "host: host1", "host: hosta",
+	"{name: p-host1}", "{name: p-hosta, movedFrom: [p-host1]}", "pool: p-host1", "pool: p-hosta",
+	"{name: web}", "{name: shop, movedFrom: [web]}",
+	"{name: d1}", "{name: data, movedFrom: [d1]}", "disk: d1", "disk: data",
+	"{name: front}", "{name: back, movedFrom: [front]}", "network: front", "network: back",
+)
+
+// A host that a commit renames is the same host, and so is all that names it: no
+// machine is touched, claims stay, what crashes starts again, and its reports go
+// on, whatever its configuration calls it. What comes from it is not new elsewhere.
+func TestHostIsRenamed(t *testing.T) {
+	c := newCluster(t, t.TempDir(), "host1", "host2")
+	n := c.hosts["host1"]
+	tree := c.frame(nil) + diskIn("d1", "p-host1") + vmOn("web", "host1", ", disks: [{disk: d1}], nics: [{name: n, network: front}]") +
+		"---\napiVersion: reconciler/v1alpha1\nkind: Network\nmetadata: {name: front}\nspec: {user: {}}\n"
+	commit := func(tree string) {
+		c.repo.commit(map[string]string{"cluster.yaml": tree})
+		for _, n := range c.hosts {
+			n.sees = len(c.repo.commits)
+		}
+	}
+	commit(tree)
+	c.pass("host1", "host2")
+	n.ran()
+	settled := func(when string) {
+		t.Helper()
+		p, err := n.pass()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range p.Actions {
+			if a := &p.Actions[i]; a.Op != reconcile.OpUnchanged {
+				t.Errorf("%s: %s is %s %s: %s %v", when, objectName(a), a.Op, a.State, a.Reason, a.Changes)
+			}
+		}
+		if p.Hosts[0].Host != "hosta" {
+			t.Errorf("%s: the plan is of host %s", when, p.Hosts[0].Host)
+		}
+	}
+	tree = renameEverything.Replace(tree)
+	commit(tree)
+	c.pass("host1")
+	for _, b := range n.ran() {
+		if b.op != reconcile.OpUpdate || b.impact != reconcile.ImpactNone {
+			t.Errorf("the rename does %s %s with impact %s", b.op, b.object, b.impact)
+		}
+	}
+	settled("renamed")
+	if _, ok := c.reports["refs/reconciler/status/hosta"]; !ok {
+		t.Error("it does not report under its new name")
+	}
+	crash := func() {
+		n.set(vmKind, "shop", func(h *reconcile.Live) {
+			h.VM = &reconcile.LiveVM{Power: reconcile.PowerStopped, Exit: "QEMU was killed", Failed: true}
+		})
+		n.restart()
+		c.pass("host1")
+		if p := n.live(vmKind, "shop").VM.Power; p != reconcile.PowerRunning {
+			t.Errorf("after a crash it is %s", p)
+		}
+	}
+	crash()
+	settled("after a crash")
+	n.cfg.Host = "hosta"
+	crash()
+	settled("configured by its new name")
+	// Without the repository, and with a tree from before the rename in the cache.
+	n.agent.mem.Good = fmt.Sprintf("%040d", 1)
+	if err := n.agent.store.save(stateFile, n.agent.mem); err != nil {
+		t.Fatal(err)
+	}
+	n.deaf = true
+	n.set(vmKind, "shop", func(h *reconcile.Live) { h.Name = "web" })
+	n.restart()
+	if p, _ := n.agent.runPass(t.Context(), false, func(string) {}); p == nil || p.Hosts[0].Host != "host1" {
+		t.Errorf("from the cache it is no host: %v", p)
+	}
+	n.deaf = false
+	c.pass("host1")
+	settled("again")
+
+	// A machine that leaves the renamed host is asked for under its new name.
+	commit(strings.Replace(tree, "kind: VirtualMachine\nmetadata: {name: shop, movedFrom: [web]}\nspec: {host: hosta", "kind: VirtualMachine\nmetadata: {name: shop, movedFrom: [web]}\nspec: {host: host2", 1))
+	c.pass("host1")
+	c.waits("host2", "VirtualMachine/shop", "on host hosta (Running)")
+}
+
+// A host that never was another one is not taken for it because of its name.
+func TestFormerNameOfAnotherHost(t *testing.T) {
+	c := newCluster(t, t.TempDir(), "host1", "host2")
+	c.repo.commit(map[string]string{"cluster.yaml": renameEverything.Replace(c.frame(nil))})
+	c.hosts["host1"].sees = 1
+	c.refuses("host1", "former name of Host/hosta", "host: hosta")
 }

@@ -111,7 +111,7 @@ func (a *Agent) planBase(ctx context.Context, name string) (reconcile.Base, stri
 	if err != nil {
 		return nil, "", err
 	}
-	return reconcile.BaseOf(reconcile.NewDesired(set, a.cfg.Host, rev.Hash)), rev.Hash, nil
+	return reconcile.BaseOf(reconcile.NewDesired(set, a.nameIn(set), rev.Hash)), rev.Hash, nil
 }
 
 // planState is what is there: observed now, or as of the last report.
@@ -120,7 +120,7 @@ func (a *Agent) planState(ctx context.Context, want *reconcile.Desired, against 
 		have, err := a.observe(ctx, want)
 		return have, a.cfg.Now(), err
 	}
-	data, err := a.cfg.Source.Published(ctx, a.cfg.StatusRef+a.cfg.Host, status.StateFile)
+	data, err := a.cfg.Source.Published(ctx, a.cfg.StatusRef+a.name(), status.StateFile)
 	if err != nil {
 		return reconcile.State{}, time.Time{}, fmt.Errorf("the host's last report: %w", err)
 	}
@@ -128,7 +128,7 @@ func (a *Agent) planState(ctx context.Context, want *reconcile.Desired, against 
 	if err != nil {
 		return reconcile.State{}, time.Time{}, fmt.Errorf("the host's last report: %w", err)
 	}
-	if r.Host != a.cfg.Host || r.Cluster != want.Cluster {
+	if r.Host != a.name() || r.Cluster != want.Cluster {
 		return reconcile.State{}, time.Time{}, fmt.Errorf("the report is of host %s of cluster %s", r.Host, r.Cluster)
 	}
 	return r.State(), r.ObservedAt, nil

@@ -28,7 +28,7 @@ func (a *Agent) publish(ctx context.Context) {
 	a.mu.Lock()
 	now := a.cfg.Now()
 	host, objects := a.host, a.objects
-	recorded := status.Record(a.cfg.Host, a.mem.Cluster, cmp.Or(a.mem.Good, a.mem.Witnessed), a.have, a.base, now)
+	recorded := status.Record(a.name(), a.mem.Cluster, cmp.Or(a.mem.Good, a.mem.Witnessed), a.have, a.base, now)
 	last := a.published
 	// The report that is there may be all that tells what was in force.
 	unread := a.mem.Good == "" && !a.witnessed
@@ -48,7 +48,7 @@ func (a *Agent) publish(ctx context.Context) {
 		defer cancel()
 		opts := a.pushOptions()
 		opts.Replaces = a.foreignTip
-		err = a.cfg.Source.Publish(ctx, a.cfg.StatusRef+a.cfg.Host, "status of "+a.cfg.Host+" at "+short(host.LastAppliedRevision), files, opts)
+		err = a.cfg.Source.Publish(ctx, a.cfg.StatusRef+a.name(), "status of "+a.name()+" at "+short(host.LastAppliedRevision), files, opts)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -142,7 +142,7 @@ func (a *Agent) diff(want *reconcile.Desired, base reconcile.Base, have reconcil
 	awaits, inUse = a.holdUnreviewed(want, &plan)
 	for _, u := range awaits {
 		b := base[u.Action.Key()]
-		if u.Action.Kind != spec.KindHost || u.Action.Name != a.cfg.Host || b == nil || b.Get(driftField) == u.Action.Want.Get(driftField) {
+		if u.Action.Kind != spec.KindHost || u.Action.Name != a.name() || b == nil || b.Get(driftField) == u.Action.Want.Get(driftField) {
 			continue
 		}
 		// Drift has no id. Its mode is what was applied until the change of it is
@@ -288,7 +288,7 @@ func (a *Agent) findApprovals(ctx context.Context, files map[string][]byte, from
 	// Oldest first: a tree that comes again by a revert of a revert is another
 	// change, and needs an approval of its own.
 	for i, c := range slices.Backward(chain) {
-		s, ok := review.ApprovalOf(files, c.Tree, a.cfg.Host)
+		s, ok := review.ApprovalOf(files, c.Tree, a.name())
 		n, again := seen[s.Path]
 		if !ok || again && list[n].err == nil {
 			continue
@@ -398,7 +398,7 @@ func (a *Agent) approval(s review.Signed) (rec review.Approval, by string, err e
 	if rec, err = review.ParseApproval(s.Data); err != nil {
 		return rec, "", err
 	}
-	return rec, signerName(signer), rec.Check(a.mem.Cluster, a.cfg.Host, a.cfg.Now())
+	return rec, signerName(signer), rec.Check(a.mem.Cluster, a.name(), a.cfg.Now())
 }
 
 func (a *Agent) known(s review.Signed) bool {
@@ -427,7 +427,7 @@ func (a *Agent) refuseRecord(s review.Signed, err error) {
 // takeOverrides turns overrides into allowances. a.mu is held.
 func (a *Agent) takeOverrides(files map[string][]byte, plan *reconcile.Plan) bool {
 	now, found := a.cfg.Now(), false
-	for _, s := range review.OverridesOf(files, a.cfg.Host) {
+	for _, s := range review.OverridesOf(files, a.name()) {
 		signer, err := a.cfg.Review.Overrides.Verify(s.Data, s.Signature, trust.NamespaceOverride, now)
 		if err != nil {
 			a.refuseRecord(s, fmt.Errorf("signature: %w", err))
@@ -435,7 +435,7 @@ func (a *Agent) takeOverrides(files map[string][]byte, plan *reconcile.Plan) boo
 		}
 		rec, err := review.ParseOverride(s.Data)
 		if err == nil {
-			err = rec.Check(a.mem.Cluster, a.cfg.Host, now)
+			err = rec.Check(a.mem.Cluster, a.name(), now)
 		}
 		if err == nil && rec.Digest != "" && rec.Digest != plan.Hosts[0].Digest && !a.allowed(rec.Digest, rec.Until) {
 			err = fmt.Errorf("it releases the plan %s, and the plan is %s by now", rec.Digest, plan.Hosts[0].Digest)

@@ -166,7 +166,7 @@ func (a *Agent) witness(ctx context.Context) error {
 	if known {
 		return nil
 	}
-	ref := a.cfg.StatusRef + a.cfg.Host
+	ref := a.cfg.StatusRef + a.name()
 	data, payload, signature, err := a.cfg.Source.Report(ctx, ref, status.StateFile)
 	if errors.Is(err, gitrepo.ErrRevisionMissing) {
 		return a.settleWitness("")
@@ -201,7 +201,7 @@ func (a *Agent) ownReport(data, payload, signature []byte) (status.Recorded, err
 		return status.Recorded{}, err
 	}
 	r, err := status.ReadState(data)
-	if err == nil && r.Host != a.cfg.Host {
+	if err == nil && r.Host != a.name() {
 		err = fmt.Errorf("it is of host %q", r.Host)
 	}
 	return r, err
@@ -240,7 +240,7 @@ func (a *Agent) settleWitness(revision string) error {
 func (a *Agent) foreignTip(tip Revision, payload, signature []byte) {
 	if err := a.ours(payload, signature); err != nil {
 		a.events.warn("", "ReportReplaced", fmt.Sprintf("%s held a report that is not this host's: commit %s by %q <%s>: %v. It is replaced",
-			a.cfg.StatusRef+a.cfg.Host, short(tip.Hash), tip.Author, tip.AuthorEmail, err))
+			a.cfg.StatusRef+a.name(), short(tip.Hash), tip.Author, tip.AuthorEmail, err))
 	}
 }
 
@@ -258,7 +258,7 @@ func (a *Agent) keyCondition() (status.Condition, bool) {
 	if a.set == nil {
 		return status.Condition{}, false
 	}
-	o := a.set.Get(spec.KindHost, a.cfg.Host)
+	o := a.selfIn(a.set)
 	if o == nil {
 		return status.Condition{}, false
 	}
@@ -267,7 +267,7 @@ func (a *Agent) keyCondition() (status.Condition, bool) {
 		a.keyDiffers = ""
 		return status.Condition{}, false
 	}
-	message := fmt.Sprintf("this host signs with %s, and Host/%s declares another spec.signingKey: plans in CI do not believe its reports (reconciler key prints the right one)", a.hostKey.Fingerprint(), a.cfg.Host)
+	message := fmt.Sprintf("this host signs with %s, and Host/%s declares another spec.signingKey: plans in CI do not believe its reports (reconciler key prints the right one)", a.hostKey.Fingerprint(), o.Meta.Name)
 	if a.keyDiffers != declared.SigningKey {
 		a.keyDiffers = declared.SigningKey
 		a.events.warn("", "SigningKeyDiffers", message)

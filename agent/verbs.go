@@ -290,7 +290,7 @@ func (a *Agent) Stop(ctx context.Context, r api.MachineRequest) (api.StopResult,
 		h = &reconcile.Live{Object: reconcile.Object{Kind: k.Kind, UID: k.UID, Name: r.Name}, VM: &reconcile.LiveVM{}}
 	}
 	act := &reconcile.Action{
-		Kind: k.Kind, Name: r.Name, UID: k.UID, Host: a.cfg.Host, Op: reconcile.OpStop, Cause: reconcile.CauseRevision,
+		Kind: k.Kind, Name: r.Name, UID: k.UID, Host: a.name(), Op: reconcile.OpStop, Cause: reconcile.CauseRevision,
 		Impact: reconcile.ImpactStop, State: reconcile.Ready, Want: want.Objects[k], Have: h,
 	}
 	out, err := a.end(ctx, act, reconcile.Inputs{BootID: a.bootID, Force: r.Force, Progress: func(string, ...any) {}})

@@ -37,10 +37,10 @@ func (a *Agent) asks(ctx context.Context, c Revision, base reconcile.Base, now t
 	if err != nil {
 		return nil, fmt.Errorf("revision %s: %w", short(c.Hash), err)
 	}
-	if set.Get(spec.KindHost, a.cfg.Host) == nil {
+	if a.selfIn(set) == nil {
 		return nil, nil
 	}
-	want := reconcile.NewDesired(set, a.cfg.Host, c.Hash)
+	want := reconcile.NewDesired(set, a.nameIn(set), c.Hash)
 	return &asked{want, review.Asked(want, base, now)}, nil
 }
 

@@ -79,6 +79,15 @@ func (d *Desired) isHere(host string) bool {
 	return host == d.Host || slices.Contains(d.Formerly, host)
 }
 
+// oldestHost is the host's first name: what was approved stays so when the host
+// is renamed.
+func (d *Desired) oldestHost() string {
+	if len(d.Formerly) > 0 {
+		return d.Formerly[0]
+	}
+	return d.Host
+}
+
 func newObject(o *spec.Object, flat []spec.Field) *Object {
 	w := &Object{Kind: o.Kind, Name: o.Meta.Name, UID: o.UID, Incarnation: o.Meta.Incarnation, Spec: o.Spec}
 	w.Fields = make([]Field, 0, len(flat)+2)

@@ -473,7 +473,7 @@ func (d *differ) identify(p *Plan) {
 			pure.index()
 		}
 		if asked, ok := pure.object(a.Key()); ok && asked.Op != OpUnchanged {
-			a.ID = actionID(d.want.Cluster, d.want.Host, &asked)
+			a.ID = actionID(d.want.Cluster, d.want.oldestHost(), &asked)
 		}
 	}
 }

@@ -24,7 +24,7 @@ var otherwise = map[string]string{
 	"Cluster metadata.name":            "a label of the tree; its first value is the default of spec.id",
 	"Cluster metadata.movedFrom":       "goes with the name",
 	"Cluster metadata.incarnation":     "there is one cluster",
-	"Host metadata.name":               "the agent is told the name with --host",
+	"Host metadata.name":               "has a test of its own, with a second host",
 	"Host metadata.movedFrom":          "goes with the name",
 	"Host metadata.incarnation":        "a host is not made by us",
 	"StoragePool metadata.incarnation": "a pool with disks is not replaced",

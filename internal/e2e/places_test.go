@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -98,7 +99,7 @@ spec:
   capacity: 4Gi
   volumes: {file: {path: pools/fast}}
   target: {embedded: {portals: ["%s"]}}
-`, p.keys[1], p.other.portal)+disk("keeper", "1Mi")+off("keeper", "keeper"))
+`, p.keys[1], p.other.portal)+disk("keeper", "1Mi")+strings.Replace(off("keeper", "keeper"), "host: host1", "host: "+first, 1))
 }
 
 // running are the QEMU processes of a machine, whoever started them.
@@ -197,4 +198,74 @@ func TestMoveToAnotherHost(t *testing.T) {
 		t.Errorf("the machine that is gone from host1 runs as %v\n%s", list, p.other.tail())
 	}
 	once("and it went")
+}
+
+// A commit that renames the host, with the pool, the disk and the machine on it,
+// under a running machine: the same process with the same claim, nothing to do
+// afterwards, and after a crash of the guest, of the agent, and with the new name
+// in the configuration as well.
+func TestRenamedHost(t *testing.T) {
+	p := newPair(t)
+	docs := disk("d1", "16Mi") + bios("web", "disks: [{disk: d1}]")
+	p.write("web.yaml", docs)
+	p.commit("a machine")
+	p.start()
+	p.reconcile()
+	p.settled()
+	uid, d1 := p.uid("VirtualMachine/web"), p.uid("Disk/d1")
+	pid := p.qemu(uid).PID
+	epoch := p.objects("all")["Disk/d1"].Status["epoch"]
+
+	p.declare("hosta")
+	base, err := os.ReadFile(filepath.Join(p.work, "base.yaml"))
+	p.must(err)
+	p.write("base.yaml", strings.NewReplacer("{name: fast}", "{name: slow, movedFrom: [fast]}", "pool: fast,", "pool: slow,").Replace(string(base)))
+	p.write("web.yaml", strings.NewReplacer("host: host1", "host: hosta", "pool: fast", "pool: slow", "{name: d1}", "{name: data, movedFrom: [d1]}",
+		"disk: d1", "disk: data", "{name: web}", "{name: shop, movedFrom: [web]}").Replace(docs))
+	p.commit("other names")
+	p.reconcile()
+	p.settled()
+	if now := p.qemu(uid).PID; now != pid {
+		t.Errorf("the machine runs as process %d, was %d", now, pid)
+	}
+	if now := p.objects("all")["Disk/data"].Status["epoch"]; now != epoch {
+		t.Errorf("the disk is claimed with epoch %v, was %v", now, epoch)
+	}
+	if refs := p.git("ls-remote", p.bare, "refs/reconciler/status/*"); !strings.Contains(refs, "refs/reconciler/status/hosta") {
+		t.Errorf("it does not report under its new name:\n%s", refs)
+	}
+
+	again := func(when string) {
+		t.Helper()
+		p.await(passTime, when+", the machine to run again", func() bool {
+			q := p.qemu(uid)
+			o := p.byUID("all", uid)
+			return q.PID != 0 && q.PID != pid && o != nil && o.Status["power"] == "Running"
+		})
+		pid = p.qemu(uid).PID
+		p.reconcile()
+		p.settled()
+		if o := p.byUID("all", d1); o.Status["claimedBy"] != uid {
+			t.Errorf("%s, the disk is claimed by %v", when, o.Status["claimedBy"])
+		}
+	}
+	p.must(syscall.Kill(pid, syscall.SIGKILL))
+	again("after a crash of the guest")
+	p.kill()
+	p.must(syscall.Kill(pid, syscall.SIGKILL))
+	p.start()
+	again("after a crash of both")
+	p.stop()
+	p.host = "hosta"
+	p.start()
+	p.reconcile()
+	p.settled()
+	p.must(syscall.Kill(pid, syscall.SIGKILL))
+	again("configured by its new name")
+	p.write("web.yaml", "")
+	p.commit("remove them")
+	p.reconcile()
+	if o := p.byUID("quarantine", d1); o == nil {
+		t.Error("the removed disk is not in quarantine: its claim is left")
+	}
 }
