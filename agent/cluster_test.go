@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"reconciler/forge"
 	"reconciler/gitrepo"
 	"reconciler/policy"
 	"reconciler/reconcile"
@@ -55,7 +56,7 @@ func newCluster(t *testing.T, dir string, names ...string) *cluster {
 		}
 		n := &node{key: key}
 		n.sim = newSim(t, func(cfg *Config) {
-			cfg.Host, cfg.HostKey = name, key
+			cfg.Host, cfg.HostKey, cfg.Forge = name, key, deafForge{}
 			cfg.Source = clusterSource{simSource: simSource{s: c.repo}, c: c, n: n}
 			cfg.Limits = policy.Limits{Count: 1000}
 		})
@@ -63,6 +64,11 @@ func newCluster(t *testing.T, dir string, names ...string) *cluster {
 	}
 	return c
 }
+
+// deafForge is told of everything, and nobody listens.
+type deafForge struct{}
+
+func (deafForge) SetStatus(context.Context, string, forge.Status) error { return nil }
 
 // clusterSource is what one host sees of the repository.
 type clusterSource struct {
