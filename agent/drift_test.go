@@ -216,8 +216,11 @@ func TestDriftIsProposed(t *testing.T) {
 	if h.pull == nil || h.pull.Head != "reconciler-drift/host1" || h.pull.Base != "main" || !strings.Contains(h.pull.Body, "| VirtualMachine/web | `spec.memory.size` | `128Mi` | `256Mi` |") {
 		t.Errorf("pull request %+v", h.pull)
 	}
-	if strings.Contains(h.pull.Body, "<b>") || strings.Contains(h.pull.Body, "@mallory") {
-		t.Errorf("the body lets text of the world mean something:\n%s", h.pull.Body)
+	// Within backquotes no forge makes anything of it.
+	for line := range strings.Lines(h.pull.Body) {
+		if before, _, found := strings.Cut(line, "<b>@mallory</b>"); found && strings.Count(before, "`")%2 == 0 {
+			t.Errorf("the body lets text of the world mean something:\n%s", h.pull.Body)
+		}
 	}
 	events, err := s.agent.Events(t.Context(), 0, false)
 	if err != nil {

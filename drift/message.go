@@ -51,8 +51,8 @@ func (p Proposal) Message(c Context) string {
 			fmt.Fprintf(&b, "  %s\n", l)
 		}
 	}
-	writeNotes(&b, "\nNot in this commit:\n", "  ", p.Notes, maxNotes)
-	return b.String()
+	writeNotes(&b, "\nNot in this commit:\n", "  ", p.Notes, line)
+	return inert(b.String())
 }
 
 const maxNotes = 50
@@ -82,17 +82,17 @@ func (c Context) known(uid string) []string {
 	return list
 }
 
-func writeNotes(b *strings.Builder, heading, lead string, notes []Note, limit int) {
+func writeNotes(b *strings.Builder, heading, lead string, notes []Note, show func(s string, limit int) string) {
 	if len(notes) == 0 {
 		return
 	}
 	b.WriteString(heading)
 	for i, n := range notes {
-		if i == limit {
+		if i == maxNotes {
 			fmt.Fprintf(b, "%s… and %d more\n", lead, len(notes)-i)
 			return
 		}
-		fmt.Fprintf(b, "%s%s: %s\n", lead, line(n.Object, 200), line(n.Text, 400))
+		fmt.Fprintf(b, "%s%s: %s\n", lead, show(n.Object, 200), show(n.Text, 400))
 	}
 }
 
@@ -102,7 +102,7 @@ const bodyLimit = 50_000
 // Body is the text of the pull request.
 func (p Proposal) Body(c Context) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "What runs on host `%s` differs from what `%s` declares, and not by a commit.\n", c.Host, code(c.Branch))
+	fmt.Fprintf(&b, "What runs on host `%s` differs from what `%s` declares, and not by a commit.\n", c.Host, inCode(c.Branch, 200))
 	b.WriteString("Nothing of this is touched until you decide.\n\n")
 	b.WriteString("- **Accept**: merge this pull request. The specs then say what is there.\n")
 	if object := p.example(); object != "" {
@@ -124,10 +124,10 @@ func (p Proposal) Body(c Context) string {
 			break
 		}
 		if item.Document != "" {
-			fmt.Fprintf(&b, "| %s/%s | all | — | in %s now |\n", item.Kind, item.Name, cell(item.File))
+			fmt.Fprintf(&b, "| %s/%s | all | — | in %s now |\n", item.Kind, item.Name, span(item.File, 200))
 		}
 		for _, m := range item.Moved {
-			fmt.Fprintf(&b, "| %s/%s | `%s` | %s | %s |\n", item.Kind, item.Name, code(m.Field), cell(m.Declared), cell(m.Real))
+			fmt.Fprintf(&b, "| %s/%s | %s | %s | %s |\n", item.Kind, item.Name, span(m.Field, 200), span(m.Declared, 200), span(m.Real, 200))
 		}
 	}
 	if left > 0 {
@@ -142,11 +142,11 @@ func (p Proposal) Body(c Context) string {
 			break
 		}
 		for _, l := range c.known(item.UID) {
-			fmt.Fprintf(&b, "- %s/%s: %s\n", item.Kind, item.Name, prose(l))
+			fmt.Fprintf(&b, "- %s/%s: %s\n", item.Kind, item.Name, span(l, 400))
 		}
 	}
-	writeNotes(&b, "\n**Not in this pull request**\n\n", "- ", prosaic(p.Notes), maxNotes)
-	writeNotes(&b, "\n**Unmanaged on the host** (`reconciler import` says what can be adopted)\n\n", "- ", prosaic(c.Unmanaged), maxNotes)
+	writeNotes(&b, "\n**Not in this pull request**\n\n", "- ", p.Notes, span)
+	writeNotes(&b, "\n**Unmanaged on the host** (`reconciler import` says what can be adopted)\n\n", "- ", c.Unmanaged, span)
 	fmt.Fprintf(&b, "\nOn top of %s.\n", c.Revision)
 	return b.String()
 }
@@ -160,18 +160,10 @@ func (p Proposal) example() string {
 		case object != "":
 			return "KIND/NAME"
 		default:
-			object = code(string(item.Kind) + "/" + item.Name)
+			object = inCode(string(item.Kind)+"/"+item.Name, 200)
 		}
 	}
 	return object
-}
-
-func prosaic(notes []Note) []Note {
-	out := make([]Note, len(notes))
-	for i, n := range notes {
-		out[i] = Note{prose(n.Object), prose(n.Text)}
-	}
-	return out
 }
 
 // line makes one printable line of what came from the world.
@@ -188,18 +180,23 @@ func line(s string, limit int) string {
 	return strings.TrimSpace(s)
 }
 
-// code keeps a value inside its backquotes.
-func code(s string) string { return strings.NewReplacer("`", "'", "|", "\\|").Replace(line(s, 200)) }
-
-// cell is a value in a table.
-func cell(s string) string {
-	if s == "" {
+// span writes what others wrote as a code span, also of a table: no forge finds
+// markup, a link or a mention in it. What would end the span or the cell is
+// replaced, for there is no way to escape it that all forges agree on.
+func span(s string, limit int) string {
+	if s = inCode(s, limit); s == "" {
 		return "—"
 	}
-	return "`" + code(s) + "`"
+	return "`" + s + "`"
 }
 
-// prose is a text that means itself: no markup, no mention of anybody.
-func prose(s string) string {
-	return strings.NewReplacer("<", "&lt;", ">", "&gt;", "`", "'", "@", "@\u200b", "*", "\\*", "_", "\\_", "[", "\\[", "]", "\\]", "#", "\\#", "|", "\\|").Replace(line(s, 400))
+func inCode(s string, limit int) string {
+	// A backslash at the end could take the closing backquote with it.
+	return strings.TrimRight(strings.NewReplacer("`", "'", "|", "¦").Replace(line(s, limit)), "\\ ")
+}
+
+// inert takes from the text of a commit what forges act on: a mention notifies,
+// and "closes #1" closes.
+func inert(s string) string {
+	return strings.NewReplacer("@", "@\u200b", "#", "#\u200b", "!", "!\u200b", "://", ":\u200b//", "GH-", "GH\u200b-", "gh-", "gh\u200b-").Replace(s)
 }

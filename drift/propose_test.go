@@ -153,7 +153,7 @@ func TestMessages(t *testing.T) {
 	if len(body) > 65_000 {
 		t.Errorf("the body has %d bytes", len(body))
 	}
-	for _, bad := range []string{"<script>", "@all", "\x1b", "\u2028"} {
+	for _, bad := range []string{"<script>", "@all", "\x1b", "\u2028", "[a]", "(b)"} {
 		if strings.Contains(stripCode(body), bad) {
 			t.Errorf("the body has %q outside of code", bad)
 		}
@@ -163,6 +163,40 @@ func TestMessages(t *testing.T) {
 	}
 	if strings.Contains(p.Message(c), "\x1b") {
 		t.Error("the message has control characters")
+	}
+}
+
+// Whatever foreign things are called, they make no link and no command of a
+// pull request's text, nor of the commit's.
+func TestForeignNames(t *testing.T) {
+	for _, name := range []string{
+		`\[x](https://evil.example/)`, `\\[x](https://evil.example/)`, "https://evil.example/", "www.evil.example", `\`, `a\|b`, "a`b", "``",
+		"fixes #1", "closes GH-1", "closes https://forge.example/o/r/issues/1", "@all", "!12", "/close", "| a | b |", "a\n/close\n", "</td>", "~bug", "%v1", "$1",
+	} {
+		p := Proposal{
+			Items: []Item{{Kind: vm, Name: "web", UID: "u", Moved: []Moved{{Field: "spec.x", Declared: name, Real: name}}}},
+			Notes: []Note{{name, name}},
+		}
+		c := Context{Host: "host1", Branch: "main", Traces: map[string][]Trace{"u": {{time.Unix(0, 0), name}}}, Unmanaged: []Note{{name, name}}}
+		for line := range strings.Lines(p.Body(c)) {
+			if strings.Count(line, "`")%2 != 0 {
+				t.Errorf("%q: a code span has no end in %q", name, line)
+			}
+			if strings.HasPrefix(line, "|") && strings.Count(stripCode(line), "|") != 5 || strings.Contains(line, "\\`") {
+				t.Errorf("%q: the row is %q", name, line)
+			}
+			// What is left is ours.
+			for _, bad := range []string{"evil", "](", "#", "@", "GH-", "!", "/close", "~", "%", "$"} {
+				if strings.Contains(stripCode(line), bad) {
+					t.Errorf("%q: %q is outside of code in %q", name, bad, line)
+				}
+			}
+		}
+		for _, bad := range []string{"#1", "GH-1", "@all", "!12", "://"} {
+			if strings.Contains(p.Message(c), bad) {
+				t.Errorf("%q: the commit's message has %q", name, bad)
+			}
+		}
 	}
 }
 
