@@ -418,12 +418,15 @@ func (a *Agent) keepsDisks(ctx context.Context, set *spec.Set) error {
 	if !looked {
 		// The volumes' own records tell it, also when the agent's memory was lost;
 		// when that of the storage was, too, the last report does.
+		ctx, cancel := context.WithTimeout(ctx, observeTimeout)
+		defer cancel()
 		var err error
-		if have, err = a.cfg.Storage.Observe(ctx, reconcile.NewDesired(set, a.nameIn(set), "")); err != nil {
-			a.log.Warn("where disks are is known from what was last applied only", "error", err)
+		if have, err = a.disks.observe(ctx, "disks", a.cfg.Storage, reconcile.NewDesired(set, a.nameIn(set), "")); err != nil {
+			a.log.Warn("where disks are is known from what was last applied and reported only", "error", err)
+			have = reconcile.NewState()
 		}
 		for k, h := range recalled {
-			if have.Objects[k] == nil && have.Objects != nil {
+			if have.Objects[k] == nil {
 				have.Objects[k] = h
 			}
 		}

@@ -12,10 +12,11 @@ import (
 
 // observer asks a driver what is there. What it reads may never answer, such as
 // a file system that is gone or a process the kernel holds on to; the question
-// cannot be taken back, and there is one at a time.
+// cannot be taken back, and while one stands that was given up no other is asked.
 type observer struct {
-	mu    sync.Mutex
-	since time.Time // when a question began that was given up and still stands
+	mu       sync.Mutex
+	givenUp  int       // questions that still stand
+	standing time.Time // when the first of them was asked
 }
 
 type sight struct {
@@ -26,28 +27,33 @@ type sight struct {
 // observe returns when ctx ends at the latest.
 func (o *observer) observe(ctx context.Context, what string, d Driver, want *reconcile.Desired) (reconcile.State, error) {
 	o.mu.Lock()
-	since := o.since
-	if since.IsZero() {
-		o.since = time.Now()
-	}
+	givenUp, standing := o.givenUp, o.standing
 	o.mu.Unlock()
-	if !since.IsZero() {
-		return reconcile.State{}, fmt.Errorf("observe %s: what was asked %s ago has not been answered", what, time.Since(since).Round(time.Second))
+	if givenUp > 0 {
+		return reconcile.State{}, fmt.Errorf("observe %s: what was asked %s ago has not been answered", what, time.Since(standing).Round(time.Second))
 	}
-	answer := make(chan sight, 1)
+	asked, answer := time.Now(), make(chan sight, 1)
 	go func() {
 		s, err := d.Observe(ctx, want)
-		o.mu.Lock()
-		o.since = time.Time{}
-		o.mu.Unlock()
 		answer <- sight{s, err}
 	}()
 	select {
 	case a := <-answer:
 		return a.state, a.err
 	case <-ctx.Done():
-		return reconcile.State{}, fmt.Errorf("observe %s: %w", what, ctx.Err())
 	}
+	o.mu.Lock()
+	if o.givenUp++; o.givenUp == 1 {
+		o.standing = asked
+	}
+	o.mu.Unlock()
+	go func() {
+		<-answer
+		o.mu.Lock()
+		o.givenUp--
+		o.mu.Unlock()
+	}()
+	return reconcile.State{}, fmt.Errorf("observe %s: %w", what, ctx.Err())
 }
 
 // staleAfter is the least age at which a status counts as stale: with a short

@@ -58,6 +58,34 @@ func TestADriverThatDoesNotAnswer(t *testing.T) {
 	})
 }
 
+// Two may ask at a time: who wants a plan is not told that a pass is looking.
+func TestTwoLookAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var o observer
+		asked, answer := 0, make(chan struct{})
+		s := newSim(t, nil)
+		d := stuck{simStorage{s: s}, &asked, answer}
+		first := make(chan error, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		go func() {
+			_, err := o.observe(ctx, "disks", d, nil)
+			first <- err
+		}()
+		synctest.Wait()
+		go func() {
+			<-time.After(time.Second)
+			close(answer)
+		}()
+		if _, err := o.observe(ctx, "disks", d, nil); err != nil {
+			t.Error(err)
+		}
+		if err := <-first; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A status that no pass has made anew says how old it is, and not that all is well.
 func TestStatusAges(t *testing.T) {
 	s := newSim(t, func(c *Config) { c.Interval = time.Minute })
