@@ -16,6 +16,7 @@ import (
 // failure is the back-off of one object.
 type failure struct {
 	count   int
+	op      reconcile.Op // of the action that failed; another one is not held up by it
 	next    time.Time
 	message string
 }
@@ -256,8 +257,8 @@ func (a *Agent) writeDown() error {
 // fail lets an object rest before it is tried again. a.mu is held.
 func (a *Agent) fail(k reconcile.Key, t *task) {
 	f := a.failures[k]
-	if f == nil {
-		f = &failure{}
+	if f == nil || f.op != t.action.Op {
+		f = &failure{op: t.action.Op}
 		a.failures[k] = f
 	}
 	f.count++

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -138,17 +140,46 @@ func (a *Agent) halt(ctx context.Context, act *reconcile.Action, in reconcile.In
 func (a *Agent) end(ctx context.Context, act *reconcile.Action, in reconcile.Inputs) (out reconcile.Outputs, err error) {
 	in.Force = in.Force || a.forced(act.UID)
 	launch, disks := "", []string(nil)
-	if act.Have != nil && act.Have.VM != nil {
+	if act.Have != nil && act.Have.VM != nil && act.Have.VM.Launch != "" {
 		launch = act.Have.VM.Launch
-		for _, d := range act.Have.VM.Disks {
-			disks = append(disks, d)
-		}
+		disks = a.claimedBy(act, a.owner(act.UID, launch))
 	}
 	in.Launch = launch
 	if out, err = a.cfg.Hypervisor.Apply(ctx, *act, in); err != nil || launch == "" {
 		return out, err
 	}
 	return out, a.release(ctx, a.owner(act.UID, launch), disks)
+}
+
+// claimedBy are the disks that a launch of the machine may have a claim on: those
+// it has, those it was to get, and whatever else was seen to be claimed by it. To
+// release what it does not have does nothing.
+func (a *Agent) claimedBy(act *reconcile.Action, owner claim.Owner) []string {
+	var disks []string
+	for _, d := range act.Have.VM.Disks {
+		disks = append(disks, d)
+	}
+	if act.Want != nil {
+		for _, r := range act.Want.Refs {
+			if r.To.Kind == spec.KindDisk {
+				disks = append(disks, r.To.UID)
+			}
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for k, h := range a.have.Objects {
+		if h.Disk == nil {
+			continue
+		}
+		for _, c := range h.Disk.Claims {
+			if c.Owner.VM == owner.VM && c.Owner.Launch == owner.Launch {
+				disks = append(disks, k.UID)
+			}
+		}
+	}
+	slices.Sort(disks)
+	return slices.Compact(disks)
 }
 
 func (a *Agent) release(ctx context.Context, owner claim.Owner, disks []string) error {
@@ -194,15 +225,26 @@ func (a *Agent) update(ctx context.Context, act *reconcile.Action, in reconcile.
 			}
 		}
 	}
+	had := slices.Collect(maps.Values(act.Have.VM.Disks))
 	for _, r := range act.Want.Refs {
 		if r.To.Kind == spec.KindNetwork || r.To.Kind == spec.KindDisk && attach[entryOf(r.Path)] {
 			if err := a.provide(ctx, r, owner, &in); err != nil {
-				return err
+				return errors.Join(err, a.release(ctx, owner, without(claimed(in), had)))
 			}
 		}
 	}
-	if _, err := a.cfg.Hypervisor.Apply(ctx, *act, in); err != nil {
+	out, err := a.cfg.Hypervisor.Apply(ctx, *act, in)
+	switch {
+	case err == nil:
+		return a.release(ctx, owner, detached)
+	case out.Disks == nil: // what was attached, or not, shows the next observation
 		return err
 	}
-	return a.release(ctx, owner, detached)
+	// An attach that failed gives its claim back.
+	return errors.Join(err, a.release(ctx, owner, without(append(claimed(in), detached...), out.Disks)))
+}
+
+// without are the disks of a list that are not in another one.
+func without(disks, others []string) []string {
+	return slices.DeleteFunc(disks, func(d string) bool { return slices.Contains(others, d) })
 }

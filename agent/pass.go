@@ -189,7 +189,7 @@ func (a *Agent) decide(want *reconcile.Desired, have reconcile.State) *reconcile
 			continue
 		}
 		failing[k] = f
-		if now.Before(f.next) {
+		if now.Before(f.next) && f.op == act.Op {
 			act.State = reconcile.Waiting
 			act.Reason = fmt.Sprintf("tries again at %s; %s", f.next.UTC().Format(time.RFC3339), f.message)
 		}

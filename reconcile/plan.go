@@ -170,4 +170,7 @@ type Inputs struct {
 type Outputs struct {
 	File string // path of a verified image
 	Idle bool   // there was no process to be stopped
+	// Disks are those that a machine's process has, or may have, open after an
+	// update, by UID; nil where that is not known.
+	Disks []string
 }

@@ -274,7 +274,11 @@ func (d *Driver) apply(ctx context.Context, a reconcile.Action, in reconcile.Inp
 		out.Idle, err = d.stopMachine(ctx, m, a.Want, in)
 		return err
 	case reconcile.OpUpdate, reconcile.OpAdopt:
-		return d.update(ctx, m, &a, in)
+		err = d.update(ctx, m, &a, in)
+		if rec := m.snapshot(); rec.live() {
+			out.Disks = append([]string{}, rec.Launch.disks()...)
+		}
+		return err
 	case reconcile.OpDelete:
 		return d.delete(ctx, m, in)
 	}
