@@ -61,6 +61,9 @@ type Driver interface {
 // Hypervisor is the driver of machines.
 type Hypervisor interface {
 	Driver
+	// Prove finds out whether a machine would start as an action wants it, while
+	// it still runs as it is. It needs no grants, and changes nothing.
+	Prove(ctx context.Context, a reconcile.Action, in reconcile.Inputs) error
 	// Console says where the serial console of a machine is.
 	Console(uid string) api.Console
 }

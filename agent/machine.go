@@ -30,13 +30,16 @@ func (a *Agent) machine(ctx context.Context, want *reconcile.Desired, act *recon
 		if in.Secrets, err = a.secrets(act.Want); err != nil {
 			return err
 		}
+		start := *act
+		start.Op = reconcile.OpStart
+		if err := a.prove(ctx, &start, in); err != nil {
+			return fmt.Errorf("the machine was left running, for it would not start again: %w", err)
+		}
 		stop := *act
 		stop.Op = reconcile.OpStop
 		if err := a.halt(ctx, &stop, in); err != nil {
 			return err
 		}
-		start := *act
-		start.Op = reconcile.OpStart
 		return a.launch(ctx, want, &start, in)
 	}
 	if act.Want.Get("spec.powerState") == spec.PowerStopped {
@@ -68,6 +71,21 @@ func (a *Agent) machine(ctx context.Context, want *reconcile.Desired, act *recon
 		}
 	}
 	return a.launch(ctx, want, act, in)
+}
+
+// prove gets what a start needs but its claims, and lets the driver find out
+// whether that would do.
+func (a *Agent) prove(ctx context.Context, act *reconcile.Action, in reconcile.Inputs) error {
+	in.Networks, in.Files = map[string]*spec.Network{}, map[string]string{}
+	for _, r := range act.Want.Refs {
+		if r.To.Kind == spec.KindDisk {
+			continue
+		}
+		if err := a.provide(ctx, r, claim.Owner{}, &in); err != nil {
+			return err
+		}
+	}
+	return a.cfg.Hypervisor.Prove(ctx, *act, in)
 }
 
 // launch claims every disk for a new launch and starts it.

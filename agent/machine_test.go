@@ -56,6 +56,8 @@ type drive struct {
 	apply func(a reconcile.Action, in reconcile.Inputs) (reconcile.Outputs, error)
 }
 
+func (d *drive) Prove(context.Context, reconcile.Action, reconcile.Inputs) error { return nil }
+
 func (d *drive) Apply(_ context.Context, a reconcile.Action, in reconcile.Inputs) (reconcile.Outputs, error) {
 	return d.apply(a, in)
 }

@@ -113,6 +113,8 @@ type paperHost struct {
 	ran     []string
 }
 
+func (h *paperHost) Prove(context.Context, reconcile.Action, reconcile.Inputs) error { return nil }
+
 func (h *paperHost) Observe(context.Context, *reconcile.Desired) (reconcile.State, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -315,6 +315,8 @@ func (d simHypervisor) Observe(context.Context, *reconcile.Desired) (reconcile.S
 	return d.s.observe(spec.KindVirtualMachine), nil
 }
 
+func (d simHypervisor) Prove(context.Context, reconcile.Action, reconcile.Inputs) error { return nil }
+
 func (d simHypervisor) Apply(_ context.Context, a reconcile.Action, _ reconcile.Inputs) (reconcile.Outputs, error) {
 	d.s.apply(a)
 	return reconcile.Outputs{}, nil

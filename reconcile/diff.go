@@ -234,6 +234,11 @@ func (d *differ) create(a *Action, b *Applied) {
 	} else if isNew := b == nil || !b.Done; isNew && k.Kind == spec.KindVirtualMachine && d.cordoned {
 		a.State, a.Reason = Waiting, fmt.Sprintf("Host/%s is Cordoned: nothing new starts there", d.want.Host)
 	}
+	if k.Kind == spec.KindVirtualMachine && a.Want.Get("spec.powerState") != spec.PowerStopped {
+		if list := d.impossible(a.Want); len(list) > 0 {
+			a.block("%s", list[0].why)
+		}
+	}
 	if k.Kind == spec.KindDisk && b != nil && b.Done {
 		a.block("its volume is gone; restore the volume, or raise metadata.incarnation to start with a new one")
 	}

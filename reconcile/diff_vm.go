@@ -2,6 +2,8 @@ package reconcile
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"reconciler/spec"
@@ -20,6 +22,7 @@ func (d *differ) vm(a *Action, b *Applied) {
 		d.leave(a, b)
 	}
 	d.renames(a)
+	cannot := d.cannotStart(a)
 	wantRunning := w.Get("spec.powerState") != spec.PowerStopped
 
 	switch power := h.VM.Power; {
@@ -28,7 +31,7 @@ func (d *differ) vm(a *Action, b *Applied) {
 	case !wantRunning && power == PowerStopped:
 		a.soften()
 	case !wantRunning && power != PowerEnded && power != PowerStarting && d.leavePower(a, b, string(power), spec.PowerStopped):
-		d.running(a, b, again)
+		d.running(a, b, again, cannot)
 	case !wantRunning:
 		a.soften()
 		a.Op = OpStop
@@ -38,18 +41,114 @@ func (d *differ) vm(a *Action, b *Applied) {
 		d.power(a, b, string(power), spec.PowerStopped, a.Impact)
 	case power == PowerStopped || power == PowerEnded:
 		d.start(a, b, again)
+		if a.Op == OpStart && cannot != "" {
+			a.block("%s", cannot)
+		}
 	case power == PowerStarting:
 		a.Op, a.Cause, a.Reason = OpStart, CauseRetry, "an earlier start did not finish"
 		a.deferRestart("the machine is being started")
 	case power == PowerPaused && again == "" && d.leavePower(a, b, string(power), spec.PowerRunning):
 		a.deferRestart("the machine is paused")
-	case power == PowerPaused || power == PowerIOError:
+	case (power == PowerPaused || power == PowerIOError) && (again == "" || cannot != ""):
 		d.resume(a, b)
+	case again != "" && cannot != "":
+		d.running(a, b, "", cannot)
+		a.Reason = "it is not restarted, for it would not start again: " + cannot
 	default:
-		d.running(a, b, again)
+		d.running(a, b, again, cannot)
 	}
 	a.conclude()
 }
+
+// cannotStart says why a machine as it is declared cannot start on this host.
+// The changes that ask for that are not done, and the machine goes on without.
+func (d *differ) cannotStart(a *Action) string {
+	first := ""
+	for _, p := range d.impossible(a.Want) {
+		if first == "" {
+			first = p.why
+		}
+		for i := range a.Changes {
+			if c := &a.Changes[i]; c.Field == p.path {
+				c.Waits, c.never, c.Impact = p.why, true, ImpactNone
+			}
+		}
+	}
+	return first
+}
+
+type impossibility struct{ path, why string }
+
+// impossible compares what a machine is to have with what the host can do.
+func (d *differ) impossible(w *Object) (list []impossibility) {
+	f := d.have.Facts
+	not := func(path, format string, args ...any) {
+		list = append(list, impossibility{path, fmt.Sprintf("%s: "+format, append([]any{path}, args...)...)})
+	}
+	if m := w.Get("spec.machine"); m != "" && m != "q35" && len(f.Machines) > 0 && !slices.Contains(f.Machines, m) {
+		not("spec.machine", "this host's QEMU has no machine type %s; it has %s", m, strings.Join(f.Machines, ", "))
+	}
+	// The accelerator decides what these two are.
+	if m := w.Get("spec.cpu.model"); m != "" && m != "host" && m != "max" && len(f.CPUs) > 0 && !slices.Contains(f.CPUs, m) {
+		not("spec.cpu.model", "this host's QEMU has no CPU model %s%s", m, spec.DidYouMean(m, f.CPUs))
+	}
+	if size := bytesOf(w.Get("spec.memory.size")); f.Memory > 0 && size > f.Memory {
+		not("spec.memory.size", "this host can give a machine %s of memory at most", spec.Size(f.Memory/(1<<20)<<20))
+	}
+	return list
+}
+
+// slots makes what does not fit into the process any more wait for a restart: a
+// new process has more PCI slots.
+func (a *Action) slots() {
+	vm, ok := a.Want.Spec.(*spec.VirtualMachine)
+	if !ok || a.Have.VM.Ports == 0 {
+		return
+	}
+	here := map[string]bool{}
+	for _, f := range a.Have.Fields {
+		at, _, isEntry := strings.Cut(f.Path, "].")
+		if isEntry && (strings.HasPrefix(at, diskList) || strings.HasPrefix(at, nicList)) {
+			here[at+"]"] = true
+		}
+	}
+	var wanted []string
+	for _, e := range vm.Disks {
+		wanted = append(wanted, diskList+e.Name+"]")
+	}
+	for _, e := range vm.NICs {
+		wanted = append(wanted, nicList+e.Name+"]")
+	}
+	free, left := a.Have.VM.Ports, map[string]bool{}
+	for _, at := range wanted {
+		if here[at] {
+			free--
+		} else {
+			left[at] = true
+		}
+	}
+	for i := range a.Changes { // what somebody attached, and stays
+		c := &a.Changes[i]
+		at, leaf, _ := strings.Cut(c.Field, "].")
+		if here[at+"]"] && !slices.Contains(wanted, at+"]") && c.Waits != "" && (leaf == "disk" || leaf == "network") {
+			free--
+		}
+	}
+	for _, at := range wanted {
+		if left[at] && free > 0 {
+			free--
+			delete(left, at)
+		}
+	}
+	for i := range a.Changes {
+		c := &a.Changes[i]
+		if at, _, isEntry := strings.Cut(c.Field, "]."); isEntry && left[at+"]"] && c.Waits == "" {
+			c.Impact, c.because = ImpactRestart, fmt.Sprintf("all %d PCI slots of the process are in use or spoken for; ", a.Have.VM.Ports)
+		}
+	}
+}
+
+const nicList = "spec.nics["
 
 // keepSizes blocks the shrinking of a disk as the machine sees it. Another disk
 // under the entry's name may be smaller.
@@ -226,12 +325,13 @@ func (d *differ) commitFirst(a *Action, b *Applied) bool {
 }
 
 // running is for a machine that is to run and does.
-func (d *differ) running(a *Action, b *Applied, again string) {
+func (d *differ) running(a *Action, b *Applied, again, cannot string) {
+	a.slots()
 	restarts := false
 	for _, c := range a.Changes {
 		restarts = restarts || c.Impact == ImpactRestart && !c.never && !c.Drift
 	}
-	if restarts && again == "" && a.Want.Get("spec.updatePolicy.restart") == spec.UpdateAutomatic && !a.restartUndoesDrift() {
+	if restarts && again == "" && cannot == "" && a.Want.Get("spec.updatePolicy.restart") == spec.UpdateAutomatic && !a.restartUndoesDrift() {
 		if d.commitFirst(a, b) {
 			return
 		}
@@ -246,7 +346,10 @@ func (d *differ) running(a *Action, b *Applied, again string) {
 	}
 	for i := range a.Changes {
 		if c := &a.Changes[i]; c.Impact == ImpactRestart && c.Waits == "" {
-			c.Waits = fmt.Sprintf("needs a restart: reconciler restart vm/%s", a.Name)
+			c.Waits = fmt.Sprintf("%sneeds a restart: reconciler restart vm/%s", c.because, a.Name)
+			if cannot != "" {
+				c.Waits = fmt.Sprintf("%sneeds a restart, and the machine would not start again: %s", c.because, cannot)
+			}
 		}
 	}
 }

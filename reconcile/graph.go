@@ -63,7 +63,7 @@ func (d *differ) linkDisk(g graph, a *Action) {
 func (d *differ) linkVM(g graph, a *Action) {
 	switch a.Op {
 	case OpCreate, OpStart, OpRestart:
-		if a.Have != nil && (a.Have.VM.Power == PowerPaused || a.Have.VM.Power == PowerIOError) {
+		if a.Op == OpStart && a.Have != nil && (a.Have.VM.Power == PowerPaused || a.Have.VM.Power == PowerIOError) {
 			return // it has its disks; it only goes on
 		}
 		for _, r := range a.Want.Refs {

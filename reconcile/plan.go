@@ -98,7 +98,8 @@ type Change struct {
 	needs []Key  // what must be done before this change
 	// follows says that the change is what one of needs does, seen from here.
 	follows bool
-	never   bool // Waits is for good
+	never   bool   // Waits is for good
+	because string // why it needs a restart, where its kind does not say so
 }
 
 // Action is what is to be done with one object. Every object has exactly one.

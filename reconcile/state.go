@@ -89,6 +89,8 @@ type LiveVM struct {
 	RetryAt time.Time
 	// Disks are the disks of the process by entry name: UID of each.
 	Disks map[string]string
+	// Ports are the PCI slots of the process for disks and NICs; 0 if not known.
+	Ports int
 }
 
 // LiveDisk is what only a disk has.
@@ -131,6 +133,15 @@ type State struct {
 	Unknown   map[Key]string     // could not be observed, and why
 	Complete  map[spec.Kind]bool // kinds of which absent means absent
 	Unmanaged []Unmanaged
+	Facts     Facts
+}
+
+// Facts are what a host can do for machines. What is not known stands in the way
+// of nothing.
+type Facts struct {
+	Machines []string // machine types of QEMU; none: not known
+	CPUs     []string // CPU models of QEMU; none: not known
+	Memory   int64    // bytes that one machine can have at most; 0: not known
 }
 
 // NewState returns an empty State.
@@ -150,6 +161,9 @@ func (s *State) Merge(o State) {
 		s.Complete[k] = v
 	}
 	s.Unmanaged = append(s.Unmanaged, o.Unmanaged...)
+	if s.Facts.Memory == 0 && s.Facts.Machines == nil && s.Facts.CPUs == nil {
+		s.Facts = o.Facts
+	}
 }
 
 // Base is what was last applied, per object.

@@ -76,6 +76,13 @@ func (p *parser) checkMachine(n *yaml.Node, s *VirtualMachine) {
 	} else if s.Boot.Firmware != "" {
 		p.errAt(n, "spec.boot.firmware", 0, "spec.boot.firmware and spec.boot.kernel exclude each other", "remove one")
 	}
+	if has := len(s.Disks) + len(s.NICs); has > MaxDevices {
+		at, i := "spec.nics[].name", MaxDevices-len(s.Disks)
+		if i < 0 {
+			at, i = "spec.disks[].disk", MaxDevices
+		}
+		p.errAt(n, at, i, strconv.Itoa(has)+" disks and NICs are more than a machine can have", "at most "+strconv.Itoa(MaxDevices)+" in all")
+	}
 	for i, d := range s.Disks {
 		for _, e := range s.Disks[:i] {
 			if d.Disk != "" && d.Disk == e.Disk && d.Name != e.Name {

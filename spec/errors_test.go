@@ -2,6 +2,7 @@ package spec
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -212,6 +213,7 @@ var badCases = []badCase{
 	{"name in capitals", "Network Front\nspec: {user: {}}\n", `3:18: metadata.name: "Front" is not a name (lower-case letters, digits and '-', at most 63 characters, a letter or digit at both ends)`, true},
 	{"name with a hyphen at its end", "Network a-\nspec: {user: {}}\n", `3:18: metadata.name: "a-" is not a name (lower-case letters, digits and '-', at most 63 characters, a letter or digit at both ends)`, true},
 	{"long name", "Network " + strings.Repeat("a", 64) + "\nspec: {user: {}}\n", `3:18: metadata.name: "` + strings.Repeat("a", 60) + `…" is not a name (lower-case letters, digits and '-', at most 63 characters, a letter or digit at both ends)`, true},
+	{"too many cards", vm + "  nics:\n" + manyCards(MaxDevices+1), `137:14: 129 disks and NICs are more than a machine can have (at most 128 in all)`, false},
 	{"name of a card", vm + "  nics: [{name: \"a,b\", network: front}]\n", `8:17: spec.nics[0].name: "a,b" is not a name (lower-case letters, digits and '-', at most 63 characters, a letter or digit at both ends)`, true},
 	{"negative incarnation", "apiVersion: reconciler/v1alpha1\nkind: Network\nmetadata: {name: x, incarnation: -1}\nspec: {user: {}}\n", `3:34: metadata.incarnation: -1 is out of range (write 0 to 1000000)`, true},
 	{"label key", "apiVersion: reconciler/v1alpha1\nkind: Network\nmetadata: {name: x, labels: {\"a]b\": c}}\nspec: {user: {}}\n", `3:30: metadata.labels: "a]b" is not a key (letters, digits and . _ / -, at most 128 characters)`, true},
@@ -421,4 +423,12 @@ func TestErrorsFollowPlaces(t *testing.T) {
 			t.Errorf("%v stands after %v", before, e)
 		}
 	}
+}
+
+func manyCards(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "    - {name: n%d, network: front}\n", i)
+	}
+	return b.String()
 }

@@ -2,8 +2,17 @@ package spec
 
 import (
 	"iter"
+	"slices"
 	"strings"
 )
+
+// DidYouMean asks for the nearest of what is known; empty if none is near.
+func DidYouMean(s string, known []string) string {
+	if n := nearest(s, slices.Values(known)); n != "" {
+		return "; did you mean " + n + "?"
+	}
+	return ""
+}
 
 // nearest returns the candidate that s is most likely a slip of; empty if none
 // is near. Of equally near ones the first in order of the alphabet.

@@ -274,6 +274,10 @@ type ImageRef struct {
 	Image string `yaml:"image" world:"recorded" ref:"Image" doc:"Name of the Image, whose format is raw."`
 }
 
+// MaxDevices is how many disks and NICs a machine can have: each takes a PCI slot,
+// and a guest with many more of them does not come up.
+const MaxDevices = 128
+
 // VMDisk attaches a Disk.
 type VMDisk struct {
 	Name string `yaml:"name,omitempty" world:"observed" format:"name" doc:"Name of the entry, unique in the machine; by default the disk's. An entry called as its disk follows when the disk is renamed."`

@@ -54,6 +54,7 @@ type RecordedObject struct {
 	Failed      bool              `json:"failed,omitempty"` // Exit was no orderly shutdown
 	Asked       bool              `json:"asked,omitempty"`  // somebody asked QEMU for Exit
 	Disks       map[string]string `json:"disks,omitempty"`  // of a running machine: entry to UID
+	Ports       int               `json:"ports,omitempty"`  // of a running machine: PCI slots for disks and NICs
 	Volume      int64             `json:"volume,omitempty"`
 	LUN         int64             `json:"lun,omitempty"`
 	Quarantined bool              `json:"quarantined,omitempty"`
@@ -76,7 +77,7 @@ func Record(host, cluster, revision string, have reconcile.State, base reconcile
 		h := have.Objects[k]
 		o := RecordedObject{Object: h.Object}
 		if h.VM != nil {
-			o.Power, o.Exit, o.Failed, o.Asked, o.Disks = h.VM.Power, h.VM.Exit, h.VM.Failed, h.VM.Asked, h.VM.Disks
+			o.Power, o.Exit, o.Failed, o.Asked, o.Disks, o.Ports = h.VM.Power, h.VM.Exit, h.VM.Failed, h.VM.Asked, h.VM.Disks, h.VM.Ports
 		}
 		if h.Disk != nil {
 			o.Volume, o.LUN, o.Quarantined, o.Until = h.Disk.Volume, h.Disk.LUN, h.Disk.Quarantined, h.Disk.Until
@@ -121,7 +122,7 @@ func (r Recorded) State() reconcile.State {
 		h := &reconcile.Live{Object: o.Object}
 		switch o.Kind {
 		case spec.KindVirtualMachine:
-			h.VM = &reconcile.LiveVM{Power: o.Power, Exit: o.Exit, Failed: o.Failed, Asked: o.Asked, Disks: o.Disks, Launch: "recorded"}
+			h.VM = &reconcile.LiveVM{Power: o.Power, Exit: o.Exit, Failed: o.Failed, Asked: o.Asked, Disks: o.Disks, Ports: o.Ports, Launch: "recorded"}
 		case spec.KindDisk:
 			h.Disk = &reconcile.LiveDisk{Volume: o.Volume, LUN: o.LUN, Quarantined: o.Quarantined, Until: o.Until}
 		case spec.KindStoragePool:

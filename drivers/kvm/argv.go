@@ -1,10 +1,12 @@
 package kvm
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -243,21 +245,23 @@ type qemuBinary struct {
 	path string
 
 	mu       sync.Mutex
+	file     os.FileInfo       // the binary that was asked
 	machines map[string]string // versioned machine types, and what q35 stands for
+	cpus     []string          // models
 }
 
 var machineLine = regexp.MustCompile(`^(\S+)\s.*?(?:\(alias of (\S+)\))?$`)
 
 // pin returns the versioned machine type for a spec's: the one pinned before,
 // as long as the spec names no other.
-func (q *qemuBinary) pin(wanted, pinned string) (string, error) {
+func (q *qemuBinary) pin(ctx context.Context, wanted, pinned string) (string, error) {
 	if pinned != "" && (wanted == "" || wanted == "q35") {
 		wanted = pinned
 	}
 	if wanted == "" {
 		wanted = "q35"
 	}
-	known, err := q.known()
+	known, err := q.known(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -269,13 +273,13 @@ func (q *qemuBinary) pin(wanted, pinned string) (string, error) {
 	return version, nil
 }
 
-func (q *qemuBinary) known() (map[string]string, error) {
+func (q *qemuBinary) known(ctx context.Context) (map[string]string, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.machines != nil {
-		return q.machines, nil
+	if err := q.refresh(); err != nil || q.machines != nil {
+		return q.machines, err
 	}
-	out, err := exec.Command(q.path, "-machine", "help").Output()
+	out, err := exec.CommandContext(ctx, q.path, "-machine", "help").Output()
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for its machine types: %w", q.path, err)
 	}

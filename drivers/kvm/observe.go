@@ -74,6 +74,7 @@ func (d *Driver) observe(ctx context.Context, want *reconcile.Desired, fresh boo
 		})
 	}
 	wg.Wait()
+	state.Facts = d.facts(ctx, want)
 	state.Complete[spec.KindVirtualMachine] = true
 	return state, nil
 }
@@ -302,7 +303,7 @@ func lost(uid string, p process, r *reading, objects []*reconcile.Object) *recor
 // running is a machine with a process: the record, overlaid with what QEMU and
 // the kernel say.
 func (r *record) running(p process, now *reading, power reconcile.Power, links links) *reconcile.Live {
-	vm := &reconcile.LiveVM{Power: power, Launch: p.launch, PID: p.pid, Disks: map[string]string{}}
+	vm := &reconcile.LiveVM{Power: power, Launch: p.launch, PID: p.pid, Disks: map[string]string{}, Ports: now.ports()}
 	state := spec.PowerRunning
 	if power == reconcile.PowerEnded {
 		state = spec.PowerStopped

@@ -123,6 +123,15 @@ func readMachine(ctx context.Context, conn *qmp.Conn) (*reading, error) {
 	return r, together(asks...)
 }
 
+// ports is how many root ports the process has for disks and NICs.
+func (r *reading) ports() int {
+	n := 0
+	for r.devices[portID(n)] {
+		n++
+	}
+	return n
+}
+
 func readNIC(ctx context.Context, conn *qmp.Conn, device string) (n nicReading, err error) {
 	get := func(property string, out *string) func() error {
 		return func() error {

@@ -1,11 +1,15 @@
 package kvm
 
-import "fmt"
+import (
+	"fmt"
+
+	"reconciler/spec"
+)
 
 const (
-	sparePorts = 8   // free root ports of a new process, for devices plugged in later
-	maxPorts   = 224 // slots 2 to 29 of pcie.0, eight functions each
-	firstSlot  = 2   // of pcie.0; 1 has the random number generator
+	sparePorts = 8 // free root ports of a new process, for devices plugged in later
+	maxPorts   = spec.MaxDevices
+	firstSlot  = 2 // of pcie.0, which has room for 224; 1 has the random number generator
 )
 
 func diskDevice(entry string) string { return "disk-" + entry }
@@ -50,7 +54,7 @@ func assign(slots map[string]int, inUse []string, device string, limit int) erro
 // had a port get theirs in the order given, the spec's: a guest names its disks
 // by the order of their ports.
 func plan(slots map[string]int, devices []string, had int) (int, error) {
-	limit := min(max(had, len(devices)+sparePorts), maxPorts)
+	limit := max(had, min(len(devices)+sparePorts, maxPorts))
 	for i, id := range devices {
 		if err := assign(slots, devices[:i], id, limit); err != nil {
 			return 0, err

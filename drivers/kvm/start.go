@@ -119,65 +119,17 @@ func (d *Driver) letRun(ctx context.Context, m *machine, p process) error {
 	return conn.Raw(ctx).Cont()
 }
 
-// prepare decides everything about a new process before anything is done.
+// prepare decides everything about a new process, and records it, before
+// anything is done.
 func (d *Driver) prepare(ctx context.Context, m *machine, want *reconcile.Object, vm *spec.VirtualMachine, in reconcile.Inputs) (*birth, error) {
 	if in.Launch == "" || strings.ContainsAny(in.Launch, "., \x00") {
 		return nil, fmt.Errorf("%q is no launch id", in.Launch)
 	}
-	b := &birth{
-		uid: m.uid, name: want.Name, launch: in.Launch, owner: d.owner, vm: vm,
-		kernel: in.Files["kernel"], initrd: in.Files["initrd"],
-		secret:  func(disk string) string { return d.secretPath(m.uid, disk) },
-		console: d.consolePath(m.uid), consoleLog: d.consoleLog(m.uid), user: d.cfg.User, diskTimeout: d.diskTimeout(),
-		slots: map[string]int{},
+	b, err := d.conceive(ctx, m, want, vm, in)
+	if err == nil {
+		err = fitsMemory(vm.Memory.Size)
 	}
-	if vm.Boot.Kernel != nil && b.kernel == "" || vm.Boot.Initrd != nil && b.initrd == "" {
-		return nil, errors.New("the kernel's files are not there")
-	}
-	var err error
-	if b.disks, err = disks(vm, want, in.Grants); err != nil {
-		return nil, err
-	}
-	if b.nics, err = d.nics(m.uid, vm, want, in.Networks); err != nil {
-		return nil, err
-	}
-	if b.seed, err = seedOf(m.uid, want, vm, in); err != nil {
-		return nil, err
-	}
-	if b.accel, err = d.chooseAccel(ctx); err != nil {
-		return nil, err
-	}
-	rec := m.snapshot()
-	had, pinned := 0, ""
-	if rec != nil {
-		rec = rec.clone()
-		rec.follow(want)
-		pinned = rec.Machine
-		for id, port := range rec.Slots {
-			b.slots[id] = port
-		}
-		if rec.Launch != nil {
-			had = rec.Launch.Ports
-		}
-	}
-	if b.machine, err = d.qemu.pin(vm.Machine, pinned); err != nil {
-		return nil, err
-	}
-	var devices []string
-	for _, e := range b.disks {
-		devices = append(devices, diskDevice(e.entry))
-	}
-	for _, n := range b.nics {
-		devices = append(devices, nicDevice(n.name))
-	}
-	if b.ports, err = plan(b.slots, devices, had); err != nil {
-		return nil, err
-	}
-	var uids []string
-	for _, e := range b.disks {
-		uids = append(uids, e.grant.Disk)
-	}
-	if err := d.answers(ctx, uids); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	boot := in.BootID
@@ -205,6 +157,76 @@ func (d *Driver) prepare(ctx context.Context, m *machine, want *reconcile.Object
 			r.Launch.NICs[n.name] = n.network
 		}
 	})
+}
+
+// conceive decides everything about a new process, and fails where it could not
+// be started.
+func (d *Driver) conceive(ctx context.Context, m *machine, want *reconcile.Object, vm *spec.VirtualMachine, in reconcile.Inputs) (*birth, error) {
+	b := &birth{
+		uid: m.uid, name: want.Name, launch: in.Launch, owner: d.owner, vm: vm,
+		kernel: in.Files["kernel"], initrd: in.Files["initrd"],
+		secret:  func(disk string) string { return d.secretPath(m.uid, disk) },
+		console: d.consolePath(m.uid), consoleLog: d.consoleLog(m.uid), user: d.cfg.User, diskTimeout: d.diskTimeout(),
+		slots: map[string]int{},
+	}
+	if vm.Boot.Kernel != nil && b.kernel == "" || vm.Boot.Initrd != nil && b.initrd == "" {
+		return nil, errNoKernel
+	}
+	for _, file := range []string{b.kernel, b.initrd} {
+		if file == "" {
+			continue
+		}
+		if err := readable(file); err != nil {
+			return nil, err
+		}
+	}
+	if err := d.qemu.knowsModel(ctx, vm.CPU.Model); err != nil {
+		return nil, err
+	}
+	var err error
+	if b.disks, err = disks(vm, want, in.Grants); err != nil {
+		return nil, err
+	}
+	if b.nics, err = d.nics(m.uid, vm, want, in.Networks); err != nil {
+		return nil, err
+	}
+	if b.seed, err = seedOf(m.uid, want, vm, in); err != nil {
+		return nil, err
+	}
+	if b.accel, err = d.chooseAccel(ctx); err != nil {
+		return nil, err
+	}
+	rec := m.snapshot()
+	had, pinned := 0, ""
+	if rec != nil {
+		rec = rec.clone()
+		rec.follow(want)
+		pinned = rec.Machine
+		for id, port := range rec.Slots {
+			b.slots[id] = port
+		}
+		if rec.Launch != nil {
+			had = rec.Launch.Ports
+		}
+	}
+	if b.machine, err = d.qemu.pin(ctx, vm.Machine, pinned); err != nil {
+		return nil, err
+	}
+	var devices []string
+	for _, e := range b.disks {
+		devices = append(devices, diskDevice(e.entry))
+	}
+	for _, n := range b.nics {
+		devices = append(devices, nicDevice(n.name))
+	}
+	if b.ports, err = plan(b.slots, devices, had); err != nil {
+		return nil, err
+	}
+	var uids []string
+	for _, e := range b.disks {
+		uids = append(uids, e.grant.Disk)
+	}
+	return b, d.answers(ctx, uids)
 }
 
 func (d *Driver) diskTimeout() int { return max(1, int(d.cfg.DiskTimeout/time.Second)) }

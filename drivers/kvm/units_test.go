@@ -122,7 +122,7 @@ func TestArgvHoldsNoSecret(t *testing.T) {
 
 func TestPin(t *testing.T) {
 	q := qemuBinary{path: "qemu-system-x86_64"}
-	newest, err := q.pin("q35", "")
+	newest, err := q.pin(t.Context(), "q35", "")
 	if err != nil || !strings.HasPrefix(newest, "pc-q35-") {
 		t.Fatalf("%s, %v", newest, err)
 	}
@@ -130,7 +130,7 @@ func TestPin(t *testing.T) {
 		{"q35", "pc-q35-6.0", "pc-q35-6.0"}, {"", "pc-q35-6.0", "pc-q35-6.0"}, {"", "", newest},
 		{"pc-q35-6.1", "pc-q35-6.0", "pc-q35-6.1"}, {"pc-q35-1.0", "", ""}, {"q35", "pc-q35-99.0", ""}, {"microvm", "", ""},
 	} {
-		got, err := q.pin(tt[0], tt[1])
+		got, err := q.pin(t.Context(), tt[0], tt[1])
 		if got != tt[2] || (err != nil) != (tt[2] == "") {
 			t.Errorf("%s pinned to %s becomes %s, %v", tt[0], tt[1], got, err)
 		}
