@@ -206,6 +206,9 @@ func (a *Agent) Restart(_ context.Context, r api.MachineRequest) error {
 	if a.declaredStopped(k) {
 		return &api.Error{Code: api.Conflict, Message: r.Name + " is declared Stopped", Hint: "set spec.powerState: Running in the repository"}
 	}
+	if cannot := a.cannotStart(k); cannot != "" {
+		return &api.Error{Code: api.Conflict, Message: "it is not restarted, for it would not start again: " + cannot, Hint: "put that right in the repository, or end the machine with reconciler stop --force"}
+	}
 	why := "asked for by " + r.Caller.Name
 	if r.Force {
 		why += forcedSuffix
@@ -221,6 +224,22 @@ func (a *Agent) Restart(_ context.Context, r api.MachineRequest) error {
 	a.audit("VirtualMachine/"+r.Name, "Restart", why, r.Caller, err)
 	a.wake(trigger{why: "restart asked for"})
 	return err
+}
+
+// cannotStart says why a machine as it is declared would not start, as far as the
+// last pass knows.
+func (a *Agent) cannotStart(k reconcile.Key) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.plan == nil {
+		return ""
+	}
+	for i := range a.plan.Actions {
+		if act := &a.plan.Actions[i]; act.Key() == k && act.Want != nil {
+			return reconcile.CannotStart(act.Want, a.have.Facts)
+		}
+	}
+	return ""
 }
 
 func (a *Agent) declaredStopped(k reconcile.Key) bool {

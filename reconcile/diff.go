@@ -235,8 +235,8 @@ func (d *differ) create(a *Action, b *Applied) {
 		a.State, a.Reason = Waiting, fmt.Sprintf("Host/%s is Cordoned: nothing new starts there", d.want.Host)
 	}
 	if k.Kind == spec.KindVirtualMachine && a.Want.Get("spec.powerState") != spec.PowerStopped {
-		if list := d.impossible(a.Want); len(list) > 0 {
-			a.block("%s", list[0].why)
+		if why := CannotStart(a.Want, d.have.Facts); why != "" {
+			a.block("%s", why)
 		}
 	}
 	if k.Kind == spec.KindDisk && b != nil && b.Done {

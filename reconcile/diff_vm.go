@@ -64,7 +64,7 @@ func (d *differ) vm(a *Action, b *Applied) {
 // The changes that ask for that are not done, and the machine goes on without.
 func (d *differ) cannotStart(a *Action) string {
 	first := ""
-	for _, p := range d.impossible(a.Want) {
+	for _, p := range impossible(a.Want, d.have.Facts) {
 		if first == "" {
 			first = p.why
 		}
@@ -79,9 +79,17 @@ func (d *differ) cannotStart(a *Action) string {
 
 type impossibility struct{ path, why string }
 
+// CannotStart says why a machine as it is declared cannot start on a host; empty
+// if nothing is known against it.
+func CannotStart(w *Object, f Facts) string {
+	if list := impossible(w, f); len(list) > 0 {
+		return list[0].why
+	}
+	return ""
+}
+
 // impossible compares what a machine is to have with what the host can do.
-func (d *differ) impossible(w *Object) (list []impossibility) {
-	f := d.have.Facts
+func impossible(w *Object, f Facts) (list []impossibility) {
 	not := func(path, format string, args ...any) {
 		list = append(list, impossibility{path, fmt.Sprintf("%s: "+format, append([]any{path}, args...)...)})
 	}
