@@ -2,9 +2,13 @@ package iscsi
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -361,5 +365,37 @@ func TestAccessFoldsNames(t *testing.T) {
 	}
 	if r, err := w.d.claims.Get(uid); err != nil || len(r.Readers) > 0 {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// A damaged record of reservations keeps its own disk from being served, and says how
+// to go on.
+func TestDamagedReservations(t *testing.T) {
+	w := newWorld(t)
+	want := w.tree(w.poolYAML(""), diskYAML("web", "size: 4Mi"), diskYAML("db", "size: 4Mi"))
+	w.converge(want)
+	uid := uidOf(spec.KindDisk, "web")
+	g := mustClaim(t, w, uid, owner("launch-1"))
+	sum := sha256.Sum256([]byte(g.Target))
+	file := filepath.Join(w.dir, "target", "reservations", hex.EncodeToString(sum[:10])+".json")
+	w.stopTarget()
+	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.startTarget()
+	state := w.observe(want)
+	why := state.Unknown[reconcile.Key{Kind: spec.KindDisk, UID: uid}]
+	if !strings.Contains(why, file) || !strings.Contains(why, "reconciler access --clear-reservations disk/web drops them") {
+		t.Errorf("it is observed as %q", why)
+	}
+	if state.Objects[reconcile.Key{Kind: spec.KindDisk, UID: uidOf(spec.KindDisk, "db")}] == nil {
+		t.Error("another disk is not observed")
+	}
+	if _, err := w.d.ClearReservations(w.ctx(), uid); err != nil {
+		t.Fatal(err)
+	}
+	mustIO(t, g, "write -P 9 0 64k")
+	if why := w.observe(want).Unknown; len(why) > 0 {
+		t.Errorf("then %v", why)
 	}
 }

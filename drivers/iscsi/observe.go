@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"slices"
 	"sort"
+	"strings"
 	"sync"
 
+	"reconciler/drivers/iscsi/scsi"
 	"reconciler/drivers/iscsi/target"
 	"reconciler/drivers/iscsi/volume"
 	"reconciler/reconcile"
@@ -217,7 +219,11 @@ func (o *observation) disk(p *poolState, v *volume.Volume) {
 		return
 	}
 	if at.Error != "" {
-		o.unknown(spec.KindDisk, v.UID, "the target does not serve it: %s", at.Error)
+		hint := ""
+		if strings.Contains(at.Error, scsi.ErrReservations.Error()) {
+			hint = fmt.Sprintf(" (reconciler access --clear-reservations disk/%s drops them)", v.Name)
+		}
+		o.unknown(spec.KindDisk, v.UID, "the target does not serve it: %s%s", at.Error, hint)
 		return
 	}
 	if len(at.Portals) > 0 && at.PortalErrors[at.Portals[0]] != "" {

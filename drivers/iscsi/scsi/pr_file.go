@@ -12,6 +12,9 @@ import (
 
 const reservationVersion = 1 // of the file
 
+// ErrReservations is returned by [Open] when Config.ReservationFile cannot be read.
+var ErrReservations = errors.New("its persistent reservations cannot be read")
+
 // savedReservations is the content of Config.ReservationFile. PRGENERATION is
 // not in it: it starts anew with each power-on (SPC-5 §5.14).
 type savedReservations struct {
@@ -56,7 +59,7 @@ func (d *Device) loadReservations() error {
 	}
 	var saved savedReservations
 	if err := durable.Unmarshal(data, reservationVersion, &saved); err != nil {
-		return fmt.Errorf("persistent reservations in %s: %w", d.cfg.ReservationFile, err)
+		return fmt.Errorf("%w: %s: %w", ErrReservations, d.cfg.ReservationFile, err)
 	}
 	r := &registrations{all: saved.Registrations, kind: saved.Type, aptpl: true}
 	for i := range r.all {
@@ -67,7 +70,7 @@ func (d *Device) loadReservations() error {
 		r.holder.Initiator = FoldName(r.holder.Initiator)
 	}
 	if r.kind != 0 && (!validKind(r.kind) || !allRegistrants(r.kind) && r.key(r.holder) == 0) {
-		return fmt.Errorf("persistent reservations in %s: a reservation that nobody holds", d.cfg.ReservationFile)
+		return fmt.Errorf("%w: %s: a reservation that nobody holds", ErrReservations, d.cfg.ReservationFile)
 	}
 	d.setGuard(guard{pr: r})
 	return nil

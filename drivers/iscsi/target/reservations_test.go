@@ -147,6 +147,17 @@ func TestClearReservations(t *testing.T) {
 	if _, err := os.Stat(later); err != nil {
 		t.Error(err)
 	}
+	// They stay, too, where the volume itself is not there.
+	if err := errors.Join(b.stop(), os.WriteFile(later, []byte(`{"version":1,"registrations":[]}`), 0o600), os.Rename(b.volume, b.volume+".away")); err != nil {
+		t.Fatal(err)
+	}
+	b.client, b.stop = serveTest(t, b.dir, nil)
+	if err := b.client.ClearReservations(t.Context(), testIQN); !errors.Is(err, ErrConflict) {
+		t.Errorf("of a volume that is not there: %v", err)
+	}
+	if _, err := os.Stat(later); err != nil {
+		t.Error(err)
+	}
 	if err := b.client.ClearReservations(t.Context(), testIQN+"2"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("of what is not exported: %v", err)
 	}

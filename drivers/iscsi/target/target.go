@@ -234,9 +234,11 @@ func (t *target) clearReservations(e Export) error {
 	if lu != nil {
 		return lu.ClearReservations()
 	}
+	// Of a volume that cannot be opened for another reason, and of a later build,
+	// they stay.
 	var later *durable.VersionError
-	if errors.As(why, &later) {
-		return why
+	if !errors.Is(why, scsi.ErrReservations) || errors.As(why, &later) {
+		return fmt.Errorf("%w: %s is not served: %v", ErrConflict, t.iqn, why)
 	}
 	if err := os.Remove(reservationFile(t.srv.cfg.StateDir, e.IQN)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
