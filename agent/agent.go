@@ -74,6 +74,10 @@ type Agent struct {
 	proposer *proposer     // nil where drift is not brought back
 	kick     chan struct{} // somebody asked for a pass: pending
 
+	publisher *publisher
+	asking    chan struct{} // holds one while the repository is asked
+	asides    asides
+
 	life         context.Context // of the agent: what its actions run under
 	tasks        sync.WaitGroup
 	slots        chan struct{} // actions that run
@@ -82,7 +86,8 @@ type Agent struct {
 	disks, machines observer
 
 	// pass is held while the world is observed to be changed, or is changed.
-	pass sync.Mutex
+	pass      sync.Mutex
+	lastHeard int // news; guarded by pass
 
 	mu        sync.Mutex // guards what follows
 	mem       memory
@@ -106,6 +111,10 @@ type Agent struct {
 	published published
 	review    reviewer
 	pending   trigger
+	outbox    *report
+	again     failure // of passes that cannot wait for the interval
+	lastAsked int     // of news
+	fetchErr  error   // of the newest news
 
 	self   atomic.Pointer[self]   // this host's object, once a tree said it
 	called atomic.Pointer[string] // this host's name in the tree in force
@@ -163,7 +172,7 @@ func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, store: store{dir}, kick: make(chan struct{}, 1), life: context.Background(),
 		failures: map[reconcile.Key]*failure{}, running: map[reconcile.Key]*task{}, have: reconcile.NewState(),
-		slots: make(chan struct{}, cfg.Parallel), interruption: make(chan struct{}, 1),
+		slots: make(chan struct{}, cfg.Parallel), interruption: make(chan struct{}, 1), asking: make(chan struct{}, 1),
 	}
 	if a.bootID, err = uptime.Boot(); err != nil {
 		return nil, err
@@ -200,6 +209,7 @@ func New(cfg Config) (*Agent, error) {
 	if a.events, err = openJournal(dir.Path(), cfg.Now); err != nil {
 		return nil, err
 	}
+	a.publisher = &publisher{courier: newCourier(), a: a}
 	if a.proposer = newProposer(cfg, a.store, a.log, a.events); a.proposer != nil {
 		if err := loadRecord(a, driftFile, &a.proposer.made); err != nil {
 			return nil, err
@@ -262,16 +272,17 @@ const fetchFailed = "FetchFailed"
 
 func (r *refusal) Error() string { return bounded(r.message) }
 
-// advance fetches, and brings the newest revision into force if it may be.
+// advance brings the newest revision into force if it may be.
 // Whatever goes wrong, the last good one stays.
-func (a *Agent) advance(ctx context.Context) error {
-	forgotten := a.witness(ctx)
-	rev, err := a.cfg.Source.Fetch(ctx)
-	if err != nil {
-		return &refusal{fetchFailed, "fetch: " + err.Error()}
-	}
+func (a *Agent) advance(ctx context.Context, n *news) error {
+	rev, err, forgotten := n.rev, n.err, n.forgotten
 	a.mu.Lock()
-	a.mem.LastContact = a.cfg.Now()
+	if a.fetchErr = nil; err != nil {
+		a.fetchErr = &refusal{fetchFailed, "fetch: " + err.Error()}
+		a.mu.Unlock()
+		return a.fetchErr
+	}
+	a.mem.LastContact = n.at
 	good, set := a.mem.Good, a.set
 	seen := rev.Hash == a.mem.LastAttempted
 	a.mu.Unlock()

@@ -29,11 +29,11 @@ const maxProof = 1000
 // reportTimeout bounds the reading of one host's report.
 const reportTimeout = 15 * time.Second
 
-// seekArrivals asks the other hosts for what waits for them in a plan, and says
-// whether anything need not wait any more.
-func (a *Agent) seekArrivals(ctx context.Context, plan *reconcile.Plan, fetched bool) bool {
+// seekArrivals asks, beside the pass, the other hosts for what waits for them in a
+// plan.
+func (a *Agent) seekArrivals(plan *reconcile.Plan, fetched bool) {
 	if !fetched {
-		return false
+		return
 	}
 	a.mu.Lock()
 	set, good := a.set, a.mem.Good
@@ -47,7 +47,16 @@ func (a *Agent) seekArrivals(ctx context.Context, plan *reconcile.Plan, fetched 
 			waiting[host] = append(waiting[host], act.Key())
 		}
 	}
+	known := len(a.arrival) > 0
 	a.mu.Unlock()
+	if len(waiting) > 0 || known {
+		a.aside("arrivals", func(ctx context.Context) bool { return a.askHosts(ctx, waiting, set, good) })
+	}
+}
+
+// askHosts reads the reports of other hosts and says whether anything need not
+// wait any more.
+func (a *Agent) askHosts(ctx context.Context, waiting map[string][]reconcile.Key, set *spec.Set, good string) bool {
 	why := map[reconcile.Key]string{}
 	gone := map[string][]reconcile.Key{}
 	for _, host := range slices.Sorted(maps.Keys(waiting)) {
@@ -65,7 +74,7 @@ func (a *Agent) seekArrivals(ctx context.Context, plan *reconcile.Plan, fetched 
 			}
 		}
 	}
-	found, err := a.settleArrivals(why, gone)
+	found, err := a.settleArrivals(good, why, gone)
 	if err != nil {
 		a.log.Error("what other hosts said could not be written down", "error", err)
 	}
@@ -73,9 +82,12 @@ func (a *Agent) seekArrivals(ctx context.Context, plan *reconcile.Plan, fetched 
 }
 
 // settleArrivals notes what was heard of other hosts.
-func (a *Agent) settleArrivals(why map[reconcile.Key]string, gone map[string][]reconcile.Key) (found bool, err error) {
+func (a *Agent) settleArrivals(good string, why map[reconcile.Key]string, gone map[string][]reconcile.Key) (found bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.mem.Good != good { // what was heard may not hold for what is asked now
+		return false, nil
+	}
 	if !maps.Equal(a.arrival, why) {
 		a.arrival, a.share = why, nil
 		found = true

@@ -107,6 +107,7 @@ func (a *Agent) startErrands(ctx context.Context) (stop func(flushed bool)) {
 		errands = append(errands, e)
 		wg.Go(func() { c.run(run, e) })
 	}
+	begin(&a.publisher.courier, a.publisher)
 	if a.teller != nil {
 		begin(&a.teller.courier, a.teller)
 	}

@@ -21,6 +21,14 @@ type failure struct {
 	message string
 }
 
+// rest begins the next pause.
+func (f *failure) rest(now time.Time) {
+	f.count++
+	wait := min(firstRetry<<min(f.count-1, 16), lastRetry)
+	wait += time.Duration(rand.Int64N(int64(wait)/4 + 1))
+	f.next = now.Add(wait)
+}
+
 // Bounds of the back-off and of one action.
 const (
 	firstRetry    = time.Second
@@ -261,10 +269,7 @@ func (a *Agent) fail(k reconcile.Key, t *task) {
 		f = &failure{op: t.action.Op}
 		a.failures[k] = f
 	}
-	f.count++
-	wait := min(firstRetry<<min(f.count-1, 16), lastRetry)
-	wait += time.Duration(rand.Int64N(int64(wait)/4 + 1))
-	f.next = a.cfg.Now().Add(wait)
+	f.rest(a.cfg.Now())
 	if message := bounded(t.err.Error()); message != f.message {
 		f.message = message
 		a.events.failed(t.action, t.revision, fmt.Sprintf("%s: %s", t.action.Op, message))

@@ -120,7 +120,7 @@ func (s *site) decide(want *reconcile.Desired) reconcile.Plan {
 		p = reconcile.Diff(want, s.a.base, have, honestNow)
 		s.a.review.awaits, s.a.review.inUse = s.a.holdUnreviewed(want, &p)
 	}
-	if err := s.a.settleReview(&p, have, true); err != nil {
+	if err := s.a.settleReview(&p, have); err != nil {
 		s.t.Fatal(err)
 	}
 	return p

@@ -62,7 +62,8 @@ func TestADriverThatDoesNotAnswer(t *testing.T) {
 func TestTwoLookAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var o observer
-		asked, answer := 0, make(chan struct{})
+		var asked atomic.Int32
+		answer := make(chan struct{})
 		s := newSim(t, nil)
 		d := stuck{simStorage{s: s}, &asked, answer}
 		first := make(chan error, 1)

@@ -18,41 +18,44 @@ import (
 // round each, and what is not done after this many waits for the next pass.
 const maxRounds = 20
 
-// runPass brings the host to the revision in force: observe, plan, carry out,
-// and again until nothing is ready. The error says why the revision or the
+// onePass brings the host to the revision in force, which is the one of the news
+// if it may be: observe, plan, carry out, and again until nothing is ready. It
+// talks to nobody outside of the host. The error says why the revision or the
 // observation failed; failing objects are no error.
-func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) (*reconcile.Plan, error) {
+func (a *Agent) onePass(ctx context.Context, n *news, progress func(string)) (plan *reconcile.Plan, err error) {
 	a.pass.Lock()
 	defer a.pass.Unlock()
+	defer func() { a.settlePass(err) }()
 	revErr := a.boot(ctx)
-	if fetch {
-		revErr = a.advance(ctx)
+	fetched := a.heard(n)
+	if fetched {
+		revErr = a.advance(ctx, n)
 		if revErr != nil {
 			progress(revErr.Error())
 		}
 	}
 	a.mu.Lock()
-	if fetch {
+	if fetched {
 		a.contact = revErr == nil
 	}
-	set := a.set
+	set, said := a.set, revErr
+	if said == nil {
+		said = a.fetchErr // which stands until it is asked again
+	}
 	a.mu.Unlock()
 	if set == nil {
-		a.reportRefusal(ctx, revErr)
+		a.reportRefusal(said)
 		return nil, errors.Join(revErr, errNoRevision)
 	}
-	var plan *reconcile.Plan
-	// Once, at the end: what is about to change is not worth a push, which
-	// would hold the change up.
+	// Once, at the end: what is about to change is not worth a push.
 	defer func() {
 		if plan != nil {
-			a.publish(ctx)
+			a.offerReport()
 		}
 	}()
 	stuck := func(have reconcile.State, err error) (*reconcile.Plan, error) {
-		err = errors.Join(revErr, err)
-		a.report(plan, have, err)
-		return plan, err
+		a.report(plan, have, errors.Join(said, err))
+		return plan, errors.Join(revErr, err)
 	}
 	for round := 1; ; round++ {
 		want := a.desired(set)
@@ -64,20 +67,15 @@ func (a *Agent) runPass(ctx context.Context, fetch bool, progress func(string)) 
 			return plan, errors.Join(revErr, err)
 		}
 		plan = a.decide(want, have)
-		if a.seekApprovals(ctx, plan, fetch) {
-			plan = a.decide(want, have)
-		}
-		if a.seekArrivals(ctx, plan, fetch) {
-			want = a.desired(set)
-			plan = a.decide(want, have)
-		}
-		if err := a.settleReview(plan, have, fetch); err != nil {
+		a.seekApprovals(plan, fetched)
+		a.seekArrivals(plan, fetched)
+		if err := a.settleReview(plan, have); err != nil {
 			return stuck(have, err)
 		}
 		if err := a.absorb(plan, have); err != nil {
 			return stuck(have, err)
 		}
-		a.report(plan, have, revErr)
+		a.report(plan, have, said)
 		if plan.Empty() || round == maxRounds || ctx.Err() != nil {
 			break
 		}
@@ -361,12 +359,12 @@ func (a *Agent) report(plan *reconcile.Plan, have reconcile.State, revErr error)
 }
 
 // reportRefusal is the report of a host that has no revision in force.
-func (a *Agent) reportRefusal(ctx context.Context, err error) {
+func (a *Agent) reportRefusal(err error) {
 	a.mu.Lock()
 	a.host = a.hostStatus(nil, err, a.cfg.Now())
 	a.tellForge()
 	a.mu.Unlock()
-	a.publish(ctx)
+	a.offerReport()
 }
 
 // hostStatus is the status of the host. a.mu is held.

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"os"
+	"sync"
 	"time"
 
 	"reconciler/status"
@@ -16,39 +18,78 @@ func processID() int { return os.Getpid() }
 type published struct {
 	digest [sha256.Size]byte
 	at     time.Time
-	failed bool // said once, not with every pass
+}
+
+// report is one that is on its way to the status ref.
+type report struct {
+	published
+	ref     string
+	message string
+	files   map[string][]byte
 }
 
 // publishTimeout bounds the push of a report: the host goes on without it.
 const publishTimeout = 30 * time.Second
 
-// publish writes the status ref when the report differs from the last, and as
-// a heartbeat.
-func (a *Agent) publish(ctx context.Context) {
+// offerReport hands over the report when it differs from the last, and as a
+// heartbeat. It waits for nobody.
+func (a *Agent) offerReport() {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	now := a.cfg.Now()
-	host, objects := a.host, a.objects
-	recorded := status.Record(a.name(), a.mem.Cluster, cmp.Or(a.mem.Good, a.mem.Witnessed), a.have, a.base, now)
-	last := a.published
 	// The report that is there may be all that tells what was in force.
-	unread := a.mem.Good == "" && !a.witnessed
-	a.mu.Unlock()
-
-	digest, err := status.Digest(host, objects, recorded)
-	nothing := host.Host == "" || err == nil && digest == last.digest && now.Sub(last.at) < a.cfg.Heartbeat
-	if nothing || unread || ctx.Err() != nil {
+	if a.host.Host == "" || a.mem.Good == "" && !a.witnessed {
 		return
 	}
-	files, ferr := status.Files(host, objects, recorded)
-	if err == nil {
-		err = ferr
+	recorded := status.Record(a.name(), a.mem.Cluster, cmp.Or(a.mem.Good, a.mem.Witnessed), a.have, a.base, now)
+	digest, err := status.Digest(a.host, a.objects, recorded)
+	if err == nil && digest == a.published.digest && now.Sub(a.published.at) < a.cfg.Heartbeat {
+		a.outbox = nil
+		return
 	}
-	if err == nil {
-		ctx, cancel := context.WithTimeout(ctx, publishTimeout)
-		defer cancel()
-		opts := a.pushOptions()
-		opts.Replaces = a.foreignTip
-		err = a.cfg.Source.Publish(ctx, a.cfg.StatusRef+a.name(), "status of "+a.name()+" at "+short(host.LastAppliedRevision), files, opts)
+	files, ferr := status.Files(a.host, a.objects, recorded)
+	if err := errors.Join(err, ferr); err != nil {
+		a.log.Error("the status cannot be written down", "error", err)
+		return
+	}
+	a.outbox = &report{published{digest, now}, a.cfg.StatusRef + a.name(), "status of " + a.name() + " at " + short(a.host.LastAppliedRevision), files}
+	if a.contact { // the repository answers: what failed may do now
+		a.publisher.next = time.Time{}
+	}
+	a.publisher.wake()
+}
+
+// publisher writes reports to the status ref: the newest replaces what was not
+// written yet.
+type publisher struct {
+	courier // guarded by a.mu, but for its channel
+	a       *Agent
+	busy    sync.Mutex // held while one is written
+}
+
+func (p *publisher) due(now time.Time) (wait time.Duration, ok bool) {
+	p.a.mu.Lock()
+	defer p.a.mu.Unlock()
+	return max(p.next.Sub(now), 0), p.a.outbox != nil
+}
+
+func (p *publisher) carryOut(ctx context.Context) bool {
+	p.busy.Lock()
+	defer p.busy.Unlock()
+	a := p.a
+	a.mu.Lock()
+	r := a.outbox
+	a.mu.Unlock()
+	if r == nil {
+		return true
+	}
+	opts := a.pushOptions()
+	opts.Replaces = a.foreignTip
+	push, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	err := a.cfg.Source.Publish(push, r.ref, r.message, r.files, opts)
+	if err != nil && ctx.Err() != nil {
+		return false
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -56,12 +97,16 @@ func (a *Agent) publish(ctx context.Context) {
 		err = a.usedKey()
 	}
 	if err != nil {
-		if !last.failed {
-			a.log.Warn("the status could not be written to the repository; tried again with every pass", "error", err)
+		if p.pause(time.Now(), err) {
+			a.log.Warn("the status could not be written to the repository; tried again", "error", err)
 			a.events.warn("", "StatusNotWritten", err.Error())
 		}
-		a.published.failed = true
-		return
+		return false
 	}
-	a.published = published{digest: digest, at: now}
+	p.resume()
+	a.published = r.published
+	if a.outbox == r {
+		a.outbox = nil
+	}
+	return true
 }

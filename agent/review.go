@@ -71,6 +71,7 @@ type reviewer struct {
 	awaits  []policy.Unreviewed
 	inUse   map[string]bool   // records that the plan of the moment needs
 	told    string            // what awaits, as it was last said
+	tell    bool              // with the next plan
 	refused map[string]string // record to why, said once
 	failed  string            // why the records could not be read, said once
 	looked  time.Time         // for records
@@ -216,24 +217,28 @@ func objectID(a *reconcile.Action) string { return string(a.Kind) + "/" + a.UID 
 // approval may come after the merge, and no push to the branch tells of it.
 const lookInterval = time.Minute
 
-// seekApprovals looks for records that release what is held, and says whether
-// it found any. It talks to the repository; fetch says that the pass does, too.
-func (a *Agent) seekApprovals(ctx context.Context, plan *reconcile.Plan, fetch bool) bool {
+// seekApprovals has records looked for that release what is held, beside the
+// pass. fetched says that the repository was asked for a revision just now.
+func (a *Agent) seekApprovals(plan *reconcile.Plan, fetched bool) {
 	c := a.cfg.Review
 	a.mu.Lock()
 	awaits := c.Required && c.Signers != nil && len(a.review.awaits) > 0
 	held := c.Overrides != nil && plan.Count(reconcile.Held) > 0
 	from, good, base := a.review.Base, a.mem.Good, maps.Clone(a.base)
 	now := a.cfg.Now()
-	due := fetch || now.Sub(a.review.looked) >= lookInterval
+	due := fetched || now.Sub(a.review.looked) >= lookInterval
 	if (awaits || held) && due {
 		a.review.looked = now
 	}
 	a.mu.Unlock()
-	if !awaits && !held || !due {
-		return false
+	if (awaits || held) && due {
+		a.aside("approvals", func(ctx context.Context) bool { return a.readApprovals(ctx, plan, from, good, base, awaits, held) })
 	}
-	files, err := a.cfg.Source.Records(ctx, c.Ref)
+}
+
+// readApprovals looks for records, and says whether it found any that count.
+func (a *Agent) readApprovals(ctx context.Context, plan *reconcile.Plan, from, good string, base reconcile.Base, awaits, held bool) bool {
+	files, err := a.cfg.Source.Records(ctx, a.cfg.Review.Ref)
 	var chain []Revision
 	var found []offer
 	if err == nil && awaits && len(files) > 0 {
@@ -249,6 +254,7 @@ func (a *Agent) seekApprovals(ctx context.Context, plan *reconcile.Plan, fetch b
 			a.review.failed = why
 			a.events.warn("", "ApprovalsNotRead", "approvals cannot be read, and what awaits one stays held: "+why)
 		}
+		a.tellUnreviewed(plan)
 		return false
 	}
 	a.review.failed = ""
@@ -256,6 +262,10 @@ func (a *Agent) seekApprovals(ctx context.Context, plan *reconcile.Plan, fetch b
 	if held {
 		taken = a.takeOverrides(files, plan) || taken
 	}
+	if !taken {
+		a.tellUnreviewed(plan)
+	}
+	a.review.tell = taken // the next plan's, which has less
 	return taken
 }
 
@@ -485,17 +495,17 @@ func planIDs(p *reconcile.Plan) []string {
 }
 
 // settleReview says what awaits a review, once for each revision, forgets what
-// is carried out or expired, and remembers it all. looked says that the records
-// were looked for just now.
-func (a *Agent) settleReview(plan *reconcile.Plan, have reconcile.State, looked bool) error {
+// is carried out or expired, and remembers it all.
+func (a *Agent) settleReview(plan *reconcile.Plan, have reconcile.State) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.cfg.Review.Required {
 		return nil
 	}
 	r, now := &a.review, a.clock()
-	if looked {
+	if r.tell || len(r.awaits) == 0 {
 		a.tellUnreviewed(plan)
+		r.tell = false
 	}
 	over := func(p approvedPlan) bool { return p.Over(now) }
 	if len(r.awaits) == 0 && a.allSeen(plan, have) {

@@ -52,16 +52,20 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}
 
 	quiet := func(string) {}
+	mail := newCorrespondent(a)
+	a.tasks.Go(func() { mail.run(ctx) })
+	mail.ask()
 	// Machines come back from the cached revision first: the forge may be one
 	// of them.
-	if a.mem.Good != "" {
-		a.logPass(a.runPass(ctx, false, quiet))
+	next, n := trigger{why: "start"}, (*news)(nil)
+	if a.mem.Good == "" {
+		next, n = a.wait(ctx, pushed, mail)
 	}
-	next := trigger{fetch: true, why: "start"}
 	for ctx.Err() == nil {
 		a.log.Debug("pass", "trigger", next.why)
-		a.logPass(a.runPass(ctx, next.fetch, quiet))
-		next = a.wait(ctx, pushed)
+		_, err := a.onePass(ctx, n, quiet)
+		a.logPass(a.orFetch(err))
+		next, n = a.wait(ctx, pushed, mail)
 	}
 	a.tasks.Wait()
 	a.log.Info("agent stopped; machines and disks go on")
@@ -70,7 +74,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 
 // logPass says what is wrong with a pass when it begins to be, and when it no
 // longer is: a forge that is down for a night fails thousands of passes.
-func (a *Agent) logPass(_ *reconcile.Plan, err error) {
+func (a *Agent) logPass(err error) {
 	if errors.Is(err, context.Canceled) {
 		return
 	}
@@ -91,6 +95,16 @@ func (a *Agent) logPass(_ *reconcile.Plan, err error) {
 	}
 }
 
+// orFetch is the error of a pass, or that of the last fetch, which stands.
+func (a *Agent) orFetch(err error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err == nil {
+		err = a.fetchErr
+	}
+	return err
+}
+
 // trouble tells one kind of failure from another. The text of a failed fetch
 // differs from time to time: a port, a duration.
 func trouble(err error) string {
@@ -105,27 +119,51 @@ func trouble(err error) string {
 }
 
 // wait returns what comes first: the interval, a push, an event of a machine,
-// a verb, or the next retry.
-func (a *Agent) wait(ctx context.Context, pushed <-chan struct{}) trigger {
+// a verb, the next retry, or what the repository answered. Where the trigger is
+// one to ask the repository, it does, and gives the answer a moment.
+func (a *Agent) wait(ctx context.Context, pushed <-chan struct{}, mail *correspondent) (trigger, *news) {
 	interval := jittered(a.cfg.Interval)
 	tick := time.NewTimer(interval)
 	defer tick.Stop()
 	retry := time.NewTimer(a.nextRetry(interval))
 	defer retry.Stop()
-	select {
-	case <-ctx.Done():
-		return trigger{}
-	case <-a.kick:
-		return a.asked()
-	case uid := <-a.cfg.Changed:
-		return trigger{why: "machine " + uid + " changed"}
-	case <-pushed:
-		return trigger{fetch: true, why: "push"}
-	case <-retry.C:
-		return trigger{why: "retry"}
-	case <-tick.C:
-		return trigger{fetch: true, why: "interval"}
+	var enough <-chan time.Time
+	var because trigger
+	for {
+		t := trigger{}
+		select {
+		case <-ctx.Done():
+			return t, nil
+		case n := <-mail.news:
+			return trigger{why: "the repository's answer"}, n
+		case <-enough:
+			return because, nil
+		case <-a.kick:
+			t = a.asked()
+		case uid := <-a.cfg.Changed:
+			t = trigger{why: "machine " + uid + " changed"}
+		case <-pushed:
+			t = trigger{fetch: true, why: "push"}
+		case <-retry.C:
+			t = trigger{fetch: a.lost(), why: "retry"}
+		case <-tick.C:
+			t = trigger{fetch: true, why: "interval"}
+		}
+		if !t.fetch {
+			return t, nil
+		}
+		mail.ask()
+		if because = t; enough == nil {
+			enough = time.After(patience)
+		}
 	}
+}
+
+// lost says that there is no revision at all.
+func (a *Agent) lost() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.set == nil
 }
 
 // jittered adds up to a tenth, so that hosts that were started together do not
@@ -144,6 +182,9 @@ func (a *Agent) nextRetry(most time.Duration) time.Duration {
 		if f.next.After(now) {
 			most = min(most, f.next.Sub(now))
 		}
+	}
+	if a.again.next.After(now) {
+		most = min(most, a.again.next.Sub(now))
 	}
 	for _, h := range a.have.Objects {
 		if h.VM != nil && h.VM.RetryAt.After(now) {

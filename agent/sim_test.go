@@ -10,6 +10,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -38,6 +39,10 @@ type sim struct {
 	broken  error               // of the next fetches
 	began   []begun
 	took    func(a *reconcile.Action) time.Duration
+	hang    func(ctx context.Context, a *reconcile.Action) error // before an action is carried out
+
+	silent atomic.Bool // the forge
+	waits  chan string // what it was asked while it is silent
 }
 
 // begun is an action that reached a driver.
@@ -50,7 +55,7 @@ type begun struct {
 
 func newSim(t *testing.T, change func(*Config)) *sim {
 	started := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
-	s := &sim{t: t, dir: t.TempDir(), now: started, state: reconcile.NewState(), log: &strings.Builder{}}
+	s := &sim{t: t, dir: t.TempDir(), now: started, state: reconcile.NewState(), log: &strings.Builder{}, waits: make(chan string, 10)}
 	for _, k := range spec.Kinds {
 		s.state.Complete[k] = k == spec.KindVirtualMachine || k == spec.KindDisk || k == spec.KindStoragePool
 	}
@@ -258,7 +263,23 @@ type simSource struct {
 	s *sim
 }
 
-func (r simSource) Fetch(context.Context) (Revision, error) {
+// answer waits for the end of ctx where the forge accepts and says nothing.
+func (r simSource) answer(ctx context.Context, call string) error {
+	if !r.s.silent.Load() {
+		return nil
+	}
+	select {
+	case r.s.waits <- call:
+	default:
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (r simSource) Fetch(ctx context.Context) (Revision, error) {
+	if err := r.answer(ctx, "fetch"); err != nil {
+		return Revision{}, err
+	}
 	r.s.mu.Lock()
 	defer r.s.mu.Unlock()
 	return Revision{Hash: fmt.Sprintf("%040d", len(r.s.commits)), Subject: "a commit"}, r.s.broken
@@ -298,8 +319,11 @@ func (r simSource) Between(_ context.Context, from, to string, _ bool) (list []R
 	return list, errors.Join(err, err2)
 }
 func (r simSource) Keep(context.Context, string) error { return nil }
-func (r simSource) Publish(context.Context, string, string, map[string][]byte, gitrepo.PushOptions) error {
-	return nil
+func (r simSource) Publish(ctx context.Context, _, _ string, _ map[string][]byte, _ gitrepo.PushOptions) error {
+	return r.answer(ctx, "push")
+}
+func (r simSource) Records(ctx context.Context, _ string) (map[string][]byte, error) {
+	return nil, r.answer(ctx, "records")
 }
 func (r simSource) Report(context.Context, string, string) (data, payload, signature []byte, err error) {
 	return nil, nil, nil, gitrepo.ErrRevisionMissing
@@ -317,7 +341,12 @@ func (d simHypervisor) Observe(context.Context, *reconcile.Desired) (reconcile.S
 
 func (d simHypervisor) Prove(context.Context, reconcile.Action, reconcile.Inputs) error { return nil }
 
-func (d simHypervisor) Apply(_ context.Context, a reconcile.Action, _ reconcile.Inputs) (reconcile.Outputs, error) {
+func (d simHypervisor) Apply(ctx context.Context, a reconcile.Action, _ reconcile.Inputs) (reconcile.Outputs, error) {
+	if d.s.hang != nil {
+		if err := d.s.hang(ctx, &a); err != nil {
+			return reconcile.Outputs{}, err
+		}
+	}
 	d.s.apply(a)
 	return reconcile.Outputs{}, nil
 }
@@ -331,7 +360,12 @@ func (d simStorage) Observe(context.Context, *reconcile.Desired) (reconcile.Stat
 	return d.s.observe(spec.KindDisk, spec.KindStoragePool), nil
 }
 
-func (d simStorage) Apply(_ context.Context, a reconcile.Action, _ reconcile.Inputs) (reconcile.Outputs, error) {
+func (d simStorage) Apply(ctx context.Context, a reconcile.Action, _ reconcile.Inputs) (reconcile.Outputs, error) {
+	if d.s.hang != nil {
+		if err := d.s.hang(ctx, &a); err != nil {
+			return reconcile.Outputs{}, err
+		}
+	}
 	d.s.apply(a)
 	return reconcile.Outputs{}, nil
 }

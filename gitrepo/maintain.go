@@ -33,6 +33,8 @@ func (r *Repo) maintain(ctx context.Context, limit packLimit) error {
 	if r.damaged() || r.db.Stats().Packs <= limit.packs {
 		return nil
 	}
+	r.keep.Lock()
+	defer r.keep.Unlock()
 	roots, err := r.roots()
 	if err != nil {
 		return err

@@ -89,6 +89,10 @@ type Repo struct {
 
 	mu     sync.Mutex // held by what changes the cache or talks to the remote
 	pushed map[string]pushedTip
+
+	// keep is held while it is decided what the cache keeps. It is never held while
+	// anybody talks to the remote, which may not answer.
+	keep sync.Mutex
 }
 
 const (
@@ -225,8 +229,8 @@ func (r *Repo) Newest() (string, error) { return r.readRef(r.tipRef()) }
 // Pin keeps a commit of the cache, and all it needs, until another is pinned:
 // it can be read without network and after upstream has dropped it.
 func (r *Repo) Pin(rev string) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.keep.Lock()
+	defer r.keep.Unlock()
 	if !plumbing.IsHash(rev) {
 		return fmt.Errorf("%q: %w: not a full hash", rev, ErrRevisionMissing)
 	}
@@ -238,8 +242,8 @@ func (r *Repo) Pin(rev string) error {
 
 // Unpin lets the pinned commit go.
 func (r *Repo) Unpin() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.keep.Lock()
+	defer r.keep.Unlock()
 	return r.deleteRef(pinRef)
 }
 

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func TestFetchAndRead(t *testing.T) {
@@ -200,5 +203,53 @@ func testPush(t *testing.T, u *upstream, r *Repo) {
 	}
 	if _, _, err := r.PushFiles(ctx, ref, map[string][]byte{"../x": nil}, "m", opts); err == nil {
 		t.Error("climbing path was pushed")
+	}
+}
+
+// A server that accepts and never answers keeps nobody from what the cache has.
+func TestSilentServerHoldsUpNoReader(t *testing.T) {
+	u := newUpstream(t)
+	u.commit(map[string]string{"a.yaml": specText(1, 0)})
+	serve := httpHandler(u)
+	var silent atomic.Bool
+	asked, over := make(chan struct{}, 4), make(chan struct{})
+	url := u.http(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if silent.Load() {
+			asked <- struct{}{}
+			<-over
+		}
+		serve.ServeHTTP(w, req)
+	}))
+	defer close(over)
+	r := u.open(func(c *Config) { c.URL, c.TokenFile = url, secretFile(t, testToken) })
+	first := mustFetch(t, r)
+	silent.Store(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { _, err := r.Fetch(ctx); ended <- err }()
+	select {
+	case <-asked:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the server was not asked within 20 s")
+	}
+	read := make(chan error, 1)
+	go func() {
+		_, err := r.Files(t.Context(), first.Hash)
+		_, cerr := r.Commit(t.Context(), first.Hash)
+		_, aerr := r.IsAncestor(t.Context(), first.Hash, first.Hash)
+		_, berr := r.Between(t.Context(), "", first.Hash, true)
+		read <- errors.Join(err, cerr, aerr, berr, r.Pin(first.Hash))
+	}()
+	select {
+	case err := <-read:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("reading the cache waits for the server")
+	}
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("the fetch ended well")
 	}
 }
