@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -55,7 +54,6 @@ when the agent is started again; -o json then writes one event a line.`,
 
 // followEvents prints events until ctx ends, over restarts of the agent.
 func (a *app) followEvents(ctx context.Context, client api.Agent) error {
-	enc := json.NewEncoder(a.stdout)
 	var seen uint64
 	told := false
 	for {
@@ -78,7 +76,7 @@ func (a *app) followEvents(ctx context.Context, client api.Agent) error {
 			seen = e.Seq
 			if a.flags.output == "text" {
 				printEvent(a.stdout, "", e)
-			} else if err := enc.Encode(e); err != nil {
+			} else if err := printJSON(a.stdout, e, ""); err != nil {
 				return err
 			}
 		}

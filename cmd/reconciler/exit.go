@@ -114,12 +114,16 @@ func hintOf(err error) string {
 func clean(s string) string {
 	s = strings.ReplaceAll(strings.ReplaceAll(strings.TrimRight(s, "\r\n"), "\r\n", "\n"), "\n", "; ")
 	return strings.Map(func(r rune) rune {
-		// C0, DEL and C1 controls, and the marks that reorder text.
-		if r < ' ' && r != '\t' || r >= 0x7f && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
+		if steers(r) {
 			return '\ufffd'
 		}
 		return r
 	}, s)
+}
+
+// steers is C0, DEL and C1 controls, and the marks that reorder text.
+func steers(r rune) bool {
+	return r < ' ' && r != '\t' || r >= 0x7f && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069
 }
 
 // cleanLines is clean for text of several lines.

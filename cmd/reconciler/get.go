@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -186,7 +185,6 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // printChanges prints what is not as it was shown, and remembers it.
 func (a *app) printChanges(shown map[string]api.Object, list []api.Object) error {
-	enc := json.NewEncoder(a.stdout)
 	here := map[string]bool{}
 	for i := range list {
 		o := &list[i]
@@ -196,7 +194,7 @@ func (a *app) printChanges(shown map[string]api.Object, list []api.Object) error
 		switch {
 		case ok && reflect.DeepEqual(old, *o):
 		case a.flags.output == "json":
-			if err := enc.Encode(o); err != nil {
+			if err := printJSON(a.stdout, o, ""); err != nil {
 				return err
 			}
 		default:

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
 )
@@ -17,35 +20,71 @@ func printData(w io.Writer, format string, v any) error {
 	if format == "yaml" {
 		return printYAML(w, v)
 	}
-	enc := json.NewEncoder(w)
+	return printJSON(w, v, "  ")
+}
+
+// printJSON writes a value and a line end. What would steer a terminal is
+// escaped, DEL, C1 controls and marks that reorder text too: in JSON they can
+// stand in strings only.
+func printJSON(w io.Writer, v any, indent string) error {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	enc.SetIndent("", indent)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	_, err := w.Write(escapeSteering(b.Bytes(), `\u%04x`))
+	return err
+}
+
+func steersInLines(r rune) bool { return r != '\n' && steers(r) }
+
+// escapeSteering writes what steers a terminal as a format says, but for line
+// ends and tabs.
+func escapeSteering(data []byte, format string) []byte {
+	if bytes.IndexFunc(data, steersInLines) < 0 {
+		return data
+	}
+	var out []byte
+	for _, r := range string(data) {
+		if steersInLines(r) {
+			out = fmt.Appendf(out, format, r)
+		} else {
+			out = utf8.AppendRune(out, r)
+		}
+	}
+	return out
 }
 
 func printYAML(w io.Writer, v any) error {
-	data, err := json.Marshal(v)
-	if err != nil {
+	var data bytes.Buffer
+	if err := printJSON(&data, v, ""); err != nil {
 		return err
 	}
 	// JSON is YAML, and a node keeps the order.
 	var doc yaml.Node
-	if err := yaml.Unmarshal(data, &doc); err != nil {
+	if err := yaml.Unmarshal(data.Bytes(), &doc); err != nil {
 		return err
 	}
 	plain(&doc)
-	enc := yaml.NewEncoder(w)
+	var b bytes.Buffer
+	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
-	if err := enc.Encode(&doc); err != nil {
+	if err := errors.Join(enc.Encode(&doc), enc.Close()); err != nil {
 		return err
 	}
-	return enc.Close()
+	_, err := w.Write(escapeSteering(b.Bytes(), `\u%04X`))
+	return err
 }
 
 func plain(n *yaml.Node) {
 	n.Style = 0
-	if n.Kind != yaml.ScalarNode && len(n.Content) == 0 {
+	switch {
+	case n.Kind != yaml.ScalarNode && len(n.Content) == 0:
 		n.Style = yaml.FlowStyle
+	case n.Kind == yaml.ScalarNode && strings.ContainsFunc(n.Value, steersInLines):
+		n.Style = yaml.DoubleQuotedStyle // where it can be escaped
 	}
 	for _, c := range n.Content {
 		plain(c)

@@ -3,18 +3,26 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"reconciler/reconcile"
 )
 
 func printPlan(w io.Writer, format string, p *reconcile.Plan) error {
-	switch format {
-	case "json":
+	if format == "json" {
 		return printData(w, format, p)
-	case "markdown":
-		return p.WriteMarkdown(w)
 	}
-	return p.WriteText(w)
+	// Reasons may repeat what others wrote.
+	var b strings.Builder
+	write, keep := p.WriteText, line
+	if format == "markdown" {
+		write, keep = p.WriteMarkdown, clean
+	}
+	if err := write(&b); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, eachLine(b.String(), keep))
+	return err
 }
 
 // progressWriter is where progress goes: not among data.
