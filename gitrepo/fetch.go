@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
 
@@ -75,12 +77,45 @@ func (r *Repo) branchTip(s upload) (name string, h hash, err error) {
 		return "", h, err
 	}
 	if !ok {
-		return "", h, fmt.Errorf("%s: %w: %s", Redact(r.cfg.URL), ErrBranchMissing, ref)
+		return "", h, fmt.Errorf("%s: %w: %s", Redact(r.cfg.URL), ErrBranchMissing, r.whyMissing(s, ref))
 	}
 	if r.cfg.Branch == "" {
 		return "HEAD", h, nil
 	}
 	return r.cfg.Branch, h, nil
+}
+
+// whyMissing says what is there in place of a branch.
+func (r *Repo) whyMissing(s upload, ref string) string {
+	if ref == "HEAD" {
+		return "HEAD is on a branch without a commit; name the branch to follow (" + offers(s) + ")"
+	}
+	if slices.Contains(s.names(), "refs/tags/"+r.cfg.Branch) {
+		return ref + " (" + r.cfg.Branch + " is a tag; " + offers(s) + ")"
+	}
+	return ref + " (" + offers(s) + ")"
+}
+
+// offers says which branches a remote has.
+func offers(s upload) string {
+	var list []string
+	for _, ref := range s.names() {
+		if name, ok := strings.CutPrefix(ref, "refs/heads/"); ok {
+			list = append(list, printable(name))
+		}
+	}
+	slices.Sort(list)
+	list = slices.Compact(list)
+	const most = 10
+	switch n := len(list); {
+	case n == 0:
+		return "it has no branch: nothing was pushed yet"
+	case n == 1:
+		return "its only branch is " + list[0]
+	case n > most:
+		return fmt.Sprintf("its branches are %s and %d more", strings.Join(list[:most], ", "), n-most)
+	}
+	return "its branches are " + strings.Join(list, ", ")
 }
 
 func (r *Repo) checkRewrite(ctx context.Context, branch, head string) error {

@@ -159,6 +159,23 @@ func (s *localSession) ref(name string) (h hash, ok bool, err error) {
 	return h, false, fmt.Errorf("%s: symbolic refs nest too deep", name)
 }
 
+func (s *localSession) names() (list []string) {
+	if b, err := os.ReadFile(filepath.Join(s.commonDir, "packed-refs")); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if val, ref, ok := strings.Cut(strings.TrimSpace(line), " "); ok && plumbing.IsHash(val) {
+				list = append(list, ref)
+			}
+		}
+	}
+	_ = fs.WalkDir(os.DirFS(s.commonDir), "refs", func(name string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() && validRef(name) {
+			list = append(list, name)
+		}
+		return nil
+	})
+	return list
+}
+
 func (s *localSession) peeled(name string) (h hash, ok bool, err error) {
 	if h, ok, err = s.ref(name); err != nil || !ok {
 		return h, ok, err

@@ -48,6 +48,8 @@ func (n networkSession) ref(name string) (h hash, ok bool, err error) {
 	return h, ok, nil
 }
 
+func (n networkSession) names() []string { return n.s.Names() }
+
 func (n networkSession) peeled(name string) (h hash, ok bool, err error) {
 	if h, ok = n.s.Peeled(name); ok {
 		return h, true, nil

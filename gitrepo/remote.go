@@ -21,6 +21,8 @@ type remote interface {
 type upload interface {
 	// ref looks up a full ref name, or HEAD.
 	ref(name string) (h hash, ok bool, err error)
+	// names lists the full names of branches and tags.
+	names() []string
 	// peeled is ref, and for an annotated tag the commit it points to.
 	peeled(name string) (h hash, ok bool, err error)
 	// fetch stages the objects of want that the cache lacks.

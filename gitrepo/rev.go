@@ -13,11 +13,11 @@ import (
 	"reconciler/gitrepo/internal/wire"
 )
 
-// Commit resolves a revision as a person writes it: a full or abbreviated hash
-// (4 digits at least), HEAD or the followed branch (as of the last Fetch), a
-// branch or tag of the remote, each with any number of ~N, ^ or ^N. What the
-// cache has not is fetched; a server may refuse to give a bare hash that no
-// branch or tag points to.
+// Commit resolves a revision as gitrevisions(7) has it, as far as it is one
+// commit of a remote: a full or abbreviated hash (4 digits at least), HEAD or the
+// followed branch (of a server as of the last Fetch), a branch or tag, each with
+// any number of ~N, ^, ^N and ^{}. What the cache has not is fetched; a server may
+// refuse to give a bare hash that no branch or tag points to.
 func (r *Repo) Commit(ctx context.Context, rev string) (Commit, error) {
 	name, ops := rev, ""
 	if i := strings.IndexAny(rev, "~^"); i >= 0 {
@@ -44,6 +44,12 @@ func (r *Repo) Commit(ctx context.Context, rev string) (Commit, error) {
 
 // step takes the first of the operators and returns what remains of them.
 func step(c Commit, ops string) (hash, string, error) {
+	if kind, rest, ok := strings.Cut(strings.TrimPrefix(ops, "^{"), "}"); ok && strings.HasPrefix(ops, "^{") {
+		if kind != "" && kind != "commit" {
+			return hash{}, "", fmt.Errorf("%w: ^{%s} is not a commit", ErrRevisionMissing, kind)
+		}
+		return plumbing.NewHash(c.Hash), rest, nil // tags were followed already
+	}
 	digits := len(ops) - len(strings.TrimLeft(ops[1:], "0123456789")) - 1
 	n, err := 1, error(nil)
 	if digits > 0 {
@@ -77,16 +83,21 @@ func step(c Commit, ops string) (hash, string, error) {
 }
 
 func (r *Repo) resolve(ctx context.Context, name string) (hash, error) {
+	switch {
+	case strings.Contains(name, "@{"):
+		return hash{}, fmt.Errorf("%w: where branches were before is not known", ErrRevisionMissing)
+	case strings.Contains(name, ".."):
+		return hash{}, fmt.Errorf("%w: a range is not one revision", ErrRevisionMissing)
+	}
+	_, local := r.remote.(*local)
 	switch name {
-	case "", "HEAD", "@", r.cfg.Branch, "origin/" + r.cfg.Branch, "refs/heads/" + r.cfg.Branch:
-		tip, err := r.readRef(r.tipRef())
-		if err != nil {
-			return hash{}, err
+	case "", "HEAD", "@", r.cfg.Branch, "heads/" + r.cfg.Branch, "refs/heads/" + r.cfg.Branch:
+		return r.followed(ctx)
+	case "origin/HEAD", "origin/" + r.cfg.Branch:
+		// In a clone on this machine, it is what that was cloned from.
+		if !local {
+			return r.followed(ctx)
 		}
-		if tip == "" {
-			return hash{}, fmt.Errorf("%w: nothing was fetched yet", ErrRevisionMissing)
-		}
-		return plumbing.NewHash(tip), nil
 	}
 	if plumbing.IsHash(name) {
 		h := plumbing.NewHash(name)
@@ -96,19 +107,22 @@ func (r *Repo) resolve(ctx context.Context, name string) (hash, error) {
 		return h, r.fetchRev(ctx, func(upload) (hash, error) { return h, nil })
 	}
 	if isAbbrev(name) {
-		cur := r.db.NewCursor()
-		h, err := r.db.Prefix(strings.ToLower(name), func(h hash) bool {
-			o, err := cur.Get(h, maxCommit)
-			return err == nil && o.Type == plumbing.CommitObject
-		})
+		h, err := abbreviated(r.db, name)
+		if errors.Is(err, odb.ErrNotFound) {
+			if _, ferr := r.followed(ctx); ferr == nil {
+				h, err = abbreviated(r.db, name)
+			}
+		}
 		if !errors.Is(err, odb.ErrNotFound) {
 			return h, err
 		}
 	}
 	var found hash
 	err := r.fetchRev(ctx, func(s upload) (hash, error) {
-		short := strings.TrimPrefix(name, "origin/")
-		for _, ref := range []string{name, "refs/tags/" + name, "refs/heads/" + short} {
+		for _, ref := range []string{
+			name, "refs/" + name, "refs/tags/" + name, "refs/heads/" + name, "refs/remotes/" + name, "refs/remotes/" + name + "/HEAD",
+			"refs/heads/" + strings.TrimPrefix(name, "origin/"),
+		} {
 			if !validRef(ref) {
 				continue
 			}
@@ -121,9 +135,47 @@ func (r *Repo) resolve(ctx context.Context, name string) (hash, error) {
 				return h, nil
 			}
 		}
-		return hash{}, ErrRevisionMissing
+		if here, ok := s.(*localSession); ok && isAbbrev(name) {
+			var err error
+			if found, err = abbreviated(here.db, name); !errors.Is(err, odb.ErrNotFound) {
+				return found, err
+			}
+		}
+		if strings.HasPrefix(name, "refs/") {
+			return hash{}, ErrRevisionMissing // one of ours, which need not be there
+		}
+		return hash{}, fmt.Errorf("%w (%s)", ErrRevisionMissing, offers(s))
 	})
 	return found, err
+}
+
+// followed is the newest commit of the branch: of a repository on this machine
+// always, of a server as of the last Fetch, if there was one.
+func (r *Repo) followed(ctx context.Context) (hash, error) {
+	tip, err := r.readRef(r.tipRef())
+	if err != nil {
+		return hash{}, err
+	}
+	if _, here := r.remote.(*local); here || tip == "" {
+		c, err := r.Fetch(ctx)
+		var rewritten *NonFastForwardError
+		if err == nil || errors.As(err, &rewritten) {
+			return plumbing.NewHash(c.Hash), nil
+		}
+		if tip == "" {
+			return hash{}, err
+		}
+	}
+	return plumbing.NewHash(tip), nil
+}
+
+// abbreviated finds the one commit of a database whose hash begins so.
+func abbreviated(db *odb.DB, name string) (hash, error) {
+	cur := db.NewCursor()
+	return db.Prefix(strings.ToLower(name), func(h hash) bool {
+		o, err := cur.Get(h, maxCommit)
+		return err == nil && o.Type == plumbing.CommitObject
+	})
 }
 
 func isAbbrev(s string) bool {

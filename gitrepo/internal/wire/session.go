@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -123,6 +125,9 @@ func (s *Session) Ref(name string) (plumbing.Hash, bool) {
 	h, ok := s.refs.References[name]
 	return h, ok
 }
+
+// Names are the full names of the refs.
+func (s *Session) Names() []string { return slices.Collect(maps.Keys(s.refs.References)) }
 
 // Peeled is the commit an annotated tag points to.
 func (s *Session) Peeled(name string) (plumbing.Hash, bool) {
