@@ -31,16 +31,7 @@ func (d *Driver) Ensure(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	for i := range inv.pools {
-		p := &inv.pools[i]
-		if p.err != nil {
-			continue // Observe says so
-		}
-		for j := range p.volumes {
-			errs = append(errs, d.tidy(ctx, place{p.record, p.pool}, &p.volumes[j], inv))
-		}
-		d.warn(p)
-	}
+	errs = append(errs, d.tidyAll(ctx, inv))
 	if away { // to ask it more would only take longer
 		return errors.Join(errs...)
 	}
@@ -66,6 +57,32 @@ func (d *Driver) endAllDue(ctx context.Context) error {
 		if d.due(r) {
 			wg.Go(func() { errs[i] = d.endDue(ctx, r) })
 		}
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// tidyAll tidies every pool that could be read; one that falls silent meanwhile is
+// left until the next time.
+func (d *Driver) tidyAll(ctx context.Context, inv *inventory) error {
+	errs := make([]error, len(inv.pools))
+	var wg sync.WaitGroup
+	for i := range inv.pools {
+		p := &inv.pools[i]
+		if p.err != nil {
+			continue // Observe says so
+		}
+		d.warn(p)
+		wg.Go(func() {
+			for j := range p.volumes {
+				err := d.tidy(ctx, place{p.record, p.pool}, &p.volumes[j], inv)
+				errs[i] = errors.Join(errs[i], err)
+				var silent *SilentError
+				if errors.As(err, &silent) {
+					return
+				}
+			}
+		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)

@@ -13,7 +13,7 @@ import (
 // for ever, a call that went into it cannot be taken back, and neither may hold
 // up what does not need it.
 const (
-	lookPatience  = 5 * time.Second
+	lookPatience  = 10 * time.Second // a large directory, read for the first time
 	writePatience = 20 * time.Second // with all of it synced, on a busy disk
 )
 

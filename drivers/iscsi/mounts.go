@@ -131,6 +131,9 @@ func (d *Driver) checkNew(o *reconcile.Object, known string, served map[string]t
 		return false, nil // createPool says so
 	}
 	m, err := volume.ReadMarker(dir)
+	if err != nil && !missing(err) {
+		return false, err // what cannot be read is not absent
+	}
 	mine = err == nil && m.UID == o.UID
 	if !mine {
 		m = volume.Marker{}
