@@ -102,6 +102,7 @@ type Agent struct {
 	arrival   map[reconcile.Key]string // why objects that other hosts had wait, as was heard last
 	tenancy   tenancy
 	failures  map[reconcile.Key]*failure
+	repeats   map[reconcile.Key]*repeat
 	running   map[reconcile.Key]*task
 	unwritten []*task         // that ended, and whose results are not in the records yet
 	plan      *reconcile.Plan // of the last pass
@@ -171,7 +172,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, store: store{dir}, kick: make(chan struct{}, 1), life: context.Background(),
-		failures: map[reconcile.Key]*failure{}, running: map[reconcile.Key]*task{}, have: reconcile.NewState(),
+		failures: map[reconcile.Key]*failure{}, repeats: map[reconcile.Key]*repeat{}, running: map[reconcile.Key]*task{}, have: reconcile.NewState(),
 		slots: make(chan struct{}, cfg.Parallel), interruption: make(chan struct{}, 1), asking: make(chan struct{}, 1),
 	}
 	if a.bootID, err = uptime.Boot(); err != nil {

@@ -302,7 +302,12 @@ func (a *Agent) carryOut(ctx context.Context, want *reconcile.Desired, act *reco
 	}
 	say("%s done in %s", act.Op, took)
 	a.log.Info("action done", "object", name, "op", act.Op, "id", act.ID, "cause", act.Cause, "impact", act.Impact.String(), "took", took)
-	a.events.did(act, want.Revision, eventReasons[act.Op], summary(act))
+	a.mu.Lock()
+	first := a.repeated(act)
+	a.mu.Unlock()
+	if first {
+		a.events.did(act, want.Revision, eventReasons[act.Op], summary(act))
+	}
 	return nil
 }
 

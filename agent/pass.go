@@ -182,6 +182,9 @@ func (a *Agent) decide(want *reconcile.Desired, have reconcile.State) *reconcile
 			act.State, act.Reason = reconcile.Waiting, inProgress
 			continue
 		}
+		if act.State == reconcile.Ready && act.Op != reconcile.OpUnchanged {
+			a.rest(act, now)
+		}
 		f := a.failures[k]
 		if f == nil || act.State != reconcile.Ready || act.Op == reconcile.OpUnchanged {
 			continue

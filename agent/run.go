@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -186,6 +187,9 @@ func (a *Agent) nextRetry(most time.Duration) time.Duration {
 	if a.again.next.After(now) {
 		most = min(most, a.again.next.Sub(now))
 	}
+	if at := a.resting(now, math.MaxInt); !at.IsZero() {
+		most = min(most, at.Sub(now))
+	}
 	for _, h := range a.have.Objects {
 		if h.VM != nil && h.VM.RetryAt.After(now) {
 			most = min(most, h.VM.RetryAt.Sub(now))
@@ -344,6 +348,9 @@ func (a *Agent) outstanding() (running <-chan struct{}, retry time.Duration, fai
 		running = t.done
 	}
 	now := a.cfg.Now()
+	if at := a.resting(now, applyTries); !at.IsZero() {
+		retry = at.Sub(now)
+	}
 	for k, f := range a.failures {
 		if until := max(f.next.Sub(now), time.Millisecond); retry == 0 || until < retry {
 			retry = until
@@ -366,6 +373,7 @@ func (a *Agent) forgive(k reconcile.Key) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.failures, k)
+	delete(a.repeats, k)
 	if a.plan == nil {
 		return
 	}
@@ -383,4 +391,7 @@ func (a *Agent) forgiveFailures() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	clear(a.failures)
+	for _, r := range a.repeats {
+		r.next = time.Time{}
+	}
 }

@@ -21,6 +21,8 @@ var errEnded = errors.New("QEMU has ended")
 const (
 	firstPatience = 2 * time.Second  // for the greeting on one socket, before trying the other
 	lastPatience  = 60 * time.Second // the same, after it has doubled often enough
+	firstReturn   = time.Second      // on the rescue socket, until the agent's own is tried again
+	lastReturn    = time.Minute      // the same, after it has doubled often enough
 	redialPause   = 50 * time.Millisecond
 	silentWait    = 50 * time.Millisecond // for one already known to be silent
 )
@@ -66,7 +68,7 @@ func (l *link) close() { l.stop() }
 func (l *link) run() {
 	defer l.stop()
 	for patience := firstPatience; l.ctx.Err() == nil; {
-		conn := l.dial(patience)
+		conn, rescue := l.dial(patience)
 		if conn == nil {
 			if l.ended() {
 				break
@@ -75,18 +77,33 @@ func (l *link) run() {
 			continue
 		}
 		patience = firstPatience
-		sub := conn.Subscribe(64)
-		l.mu.Lock()
-		l.conn = conn
-		l.gen++
-		close(l.up)
-		l.mu.Unlock()
-		l.watch(conn, sub)
-		conn.Close()
-		l.mu.Lock()
-		l.conn, l.up = nil, make(chan struct{})
-		l.gen++
-		l.mu.Unlock()
+		for at := subscribed(conn); at != nil; rescue = false {
+			l.mu.Lock()
+			if l.conn == nil {
+				close(l.up)
+			}
+			l.conn = at.conn
+			l.gen++
+			l.mu.Unlock()
+			own := make(chan *eventful, 1)
+			ctx, cancel := context.WithCancel(l.ctx)
+			var back sync.WaitGroup
+			if rescue {
+				back.Go(func() { l.comeBack(ctx, own) })
+			}
+			next := l.watch(at, own)
+			cancel()
+			back.Wait()
+			if next == nil {
+				select { // it came too late
+				case late := <-own:
+					late.conn.Close()
+				default:
+				}
+			}
+			l.replace(at, next)
+			at = next
+		}
 		if l.ended() {
 			break
 		}
@@ -96,30 +113,88 @@ func (l *link) run() {
 	}
 }
 
+// eventful is a connection whose events are collected.
+type eventful struct {
+	conn *qmp.Conn
+	sub  *qmp.Subscription
+}
+
+func subscribed(conn *qmp.Conn) *eventful { return &eventful{conn, conn.Subscribe(64)} }
+
 // dial tries the agent's socket, then the rescue socket, which outlives the
 // run directory and is free when somebody else sits on the first.
-func (l *link) dial(patience time.Duration) *qmp.Conn {
+func (l *link) dial(patience time.Duration) (conn *qmp.Conn, rescue bool) {
 	for _, path := range []string{l.d.qmpPath(l.uid), l.d.rescuePath(l.uid)} {
-		ctx, cancel := context.WithTimeout(l.ctx, patience)
-		conn, err := qmp.Dial(ctx, path)
-		if err == nil {
-			err = verify(ctx, conn, l.proc)
-			if err == nil {
-				cancel()
-				return conn
-			}
-			conn.Close()
+		if conn := l.dialOne(l.ctx, path, patience); conn != nil {
+			return conn, path == l.d.rescuePath(l.uid)
 		}
-		cancel()
 		if l.ctx.Err() != nil {
-			return nil
+			return nil, false
 		}
 	}
 	select {
 	case <-l.ctx.Done():
 	case <-time.After(redialPause):
 	}
-	return nil
+	return nil, false
+}
+
+// dialOne returns nil if the socket does not lead to the process.
+func (l *link) dialOne(ctx context.Context, path string, patience time.Duration) *qmp.Conn {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	conn, err := qmp.Dial(ctx, path)
+	if err != nil {
+		return nil
+	}
+	if verify(ctx, conn, l.proc) != nil {
+		conn.Close()
+		return nil
+	}
+	return conn
+}
+
+// comeBack tries the agent's own socket until it answers: the rescue socket is
+// for people.
+func (l *link) comeBack(ctx context.Context, own chan<- *eventful) {
+	for pause := firstReturn; ; pause = min(2*pause, lastReturn) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		if conn := l.dialOne(ctx, l.d.qmpPath(l.uid), firstPatience); conn != nil {
+			own <- subscribed(conn)
+			return
+		}
+	}
+}
+
+// replace puts the next connection in a former one's place, or none, and closes
+// that. What is under way on it is done first, where there is a next.
+func (l *link) replace(last, next *eventful) {
+	if next != nil {
+		m := l.d.machine(l.uid)
+		if m.op.Acquire(l.ctx, allOps) == nil {
+			defer m.op.Release(allOps)
+		}
+	}
+	l.mu.Lock()
+	f := l.flight
+	if next == nil {
+		l.conn, l.up = nil, make(chan struct{})
+	} else {
+		l.conn = next.conn
+	}
+	l.gen++
+	l.mu.Unlock()
+	if next != nil && f != nil { // a reading that outlived who asked for it
+		select {
+		case <-f.done:
+		case <-l.ctx.Done():
+		}
+	}
+	last.conn.Close()
 }
 
 // verify makes sure that the socket leads to the process: its path could lead
@@ -147,14 +222,18 @@ var quiet = map[string]bool{
 	"RTC_CHANGE": true, "NIC_RX_FILTER_CHANGED": true, "VSERPORT_CHANGE": true, "BALLOON_CHANGE": true, "POWERDOWN": true,
 }
 
-func (l *link) watch(conn *qmp.Conn, sub *qmp.Subscription) {
+// watch passes events on until the connection ends, or returns the better one
+// that takes its place.
+func (l *link) watch(at *eventful, own <-chan *eventful) *eventful {
 	for {
 		select {
 		case <-l.ctx.Done():
-			return
-		case e, ok := <-sub.C():
+			return nil
+		case better := <-own:
+			return better
+		case e, ok := <-at.sub.C():
 			if !ok {
-				return
+				return nil
 			}
 			l.witness(e)
 			if quiet[e.Name] && !e.Lost {
