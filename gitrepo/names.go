@@ -39,7 +39,7 @@ func CleanPath(s string) (string, error) {
 func CheckURL(url string) error {
 	if p, ok := localPath(url); ok && !filepath.IsAbs(p) {
 		out := "give a URL, or the whole path"
-		if full, err := filepath.Abs(p); err == nil {
+		if full, err := filepath.Abs(p); err == nil && p == url {
 			out += ", which is " + full + " from here"
 		}
 		return fmt.Errorf("%q is not an absolute path (%s)", url, out)

@@ -6,10 +6,13 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"reconciler/api"
 	"reconciler/cmd/reconciler/config"
+	"reconciler/gitrepo"
 )
 
 // app is one run of the command.
@@ -27,6 +30,19 @@ type globalFlags struct {
 	config, stateDir, runDir, imageDir string
 	repo, branch, path, host, accel    string
 	output                             string
+}
+
+// resolve makes paths absolute: they are relative to where the command is called.
+func (f *globalFlags) resolve() (err error) {
+	for _, path := range []*string{&f.stateDir, &f.runDir, &f.imageDir, &f.repo} {
+		if *path == "" || path == &f.repo && (gitrepo.CheckURL(*path) == nil || strings.Contains(*path, "://")) {
+			continue
+		}
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *app) run(ctx context.Context, args []string) int {

@@ -53,6 +53,7 @@ func TestNothingToOpen(t *testing.T) {
 	noCA := file("config.yaml", "credentials: {caFile: /none/ca.pem}\n")
 	badCA := file("config.yaml", "credentials: {caFile: "+file("ca.pem", "no certificate")+"}\n")
 	noStatus := file("config.yaml", "statusRepo: {url: 'ssh://git@127.0.0.1/status.git'}\n")
+	noRepo := file("config.yaml", "repo: ./g\n")
 	noBranch := file("config.yaml", "branch: a..b\n")
 	for name, tt := range map[string]struct {
 		args []string
@@ -61,7 +62,9 @@ func TestNothingToOpen(t *testing.T) {
 		"branch":        {[]string{"--repo", w.repo, "--branch", "a..b"}, `--branch: "a..b" is not the name of a branch`},
 		"branch's file": {[]string{"--repo", w.repo, "--config", noBranch}, `:1:9: branch: "a..b" is not the name of a branch`},
 		"tag":           {[]string{"--repo", w.repo, "--branch", "refs/tags/v1"}, `--branch: "refs/tags/v1" is no branch`},
-		"relative":      {[]string{"--repo", "./g"}, `--repo: "./g" is not an absolute path (give a URL, or the whole path, which is /`},
+		"relative":      {[]string{"--repo", "./nowhere"}, "/nowhere: repository not found"},
+		"relative URL":  {[]string{"--repo", "file://g"}, `--repo: "file://g" is not an absolute path (give a URL, or the whole path)`},
+		"file's":        {[]string{"--config", noRepo}, `:1:7: repo: "./g" is not an absolute path (give a URL, or the whole path, which is /`},
 		"path":          {[]string{"--repo", w.repo, "--path", "../x"}, `--path: "../x" is not a directory of the repository`},
 		"no path":       {[]string{"--repo", w.repo, "--path", "clusters/demo"}, "clusters: not a directory"},
 		"no repository": {[]string{"--repo", w.repo + "-none"}, "repository not found"},
@@ -71,7 +74,7 @@ func TestNothingToOpen(t *testing.T) {
 		"no status key": {[]string{"--repo", w.repo, "--config", noStatus}, "ssh needs a private key (sshKeyFile) and"},
 	} {
 		for _, command := range []string{"plan", "apply", "run"} {
-			if command == "run" && (name == "no path" || name == "no repository") {
+			if command == "run" && (name == "no path" || name == "no repository" || name == "relative") {
 				continue // an agent goes on and tries again
 			}
 			code, stderr := w.command(t, append([]string{command}, tt.args...)...)
@@ -117,6 +120,11 @@ func TestSpellings(t *testing.T) {
 	}
 	w.git(t, "add", "-A")
 	w.git(t, "commit", "-q", "-m", "declare")
+	t.Chdir(filepath.Dir(w.repo))
+	here := openingWorld{repo: "./g", state: "./state", run: "run"}
+	if code, stderr := here.command(t, "plan", "--repo", here.repo, "--path", "clusters/demo", "--base", "main", "--against", "base"); code != exitDone {
+		t.Errorf("relative directories: exit code %d, %q", code, stderr)
+	}
 	for _, path := range []string{"clusters/demo", "./clusters/demo", "clusters/demo/", "/clusters//demo/."} {
 		for _, branch := range []string{"main", "refs/heads/main"} {
 			file := filepath.Join(t.TempDir(), "config.yaml")

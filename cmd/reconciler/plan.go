@@ -26,8 +26,8 @@ state, what hurts first. It changes nothing.
 
 The plan is made by the agent where one runs, else by this command.
 
---rev is the revision to reach, as git writes them (HEAD~1, a branch, a tag, a hash;
-HEAD is the branch that is followed). --base is the one the changes are attributed
+--rev is the revision to reach, as git writes it: HEAD~1, a branch, a tag, a hash.
+HEAD is the branch that is followed. --base is the one the changes are attributed
 against. --against says what the target is compared with: live, the host as it is
 now; status, as it last reported itself; base, as if the base revision were fully
 applied, for which no host is needed (the default where only --base is given).`,

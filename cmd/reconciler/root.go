@@ -55,7 +55,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.StringVar(&a.flags.stateDir, "state-dir", "", "`directory` of what must survive a reboot (default "+d.StateDir+")")
 	f.StringVar(&a.flags.runDir, "run-dir", "", "`directory` of sockets and secrets (default "+d.RunDir+")")
 	f.StringVar(&a.flags.imageDir, "image-dir", "", "`directory` of the files that images name (default image-files in the state directory)")
-	f.StringVar(&a.flags.repo, "repo", "", "`repository` of the specs: a URL or an absolute path")
+	f.StringVar(&a.flags.repo, "repo", "", "`repository` of the specs: a URL or a directory")
 	f.StringVar(&a.flags.branch, "branch", "", "`branch` to follow (default the repository's)")
 	f.StringVar(&a.flags.path, "path", "", "`directory` of the repository that has the specs (default all of it)")
 	f.StringVar(&a.flags.host, "host", "", "`name` of this host's Host object (default the host name)")
@@ -97,6 +97,9 @@ func (a *app) finish(c *cobra.Command) {
 			return err
 		}
 		a.begun = true
+		if err := a.flags.resolve(); err != nil {
+			return err
+		}
 		return do(cmd, args)
 	}
 }
