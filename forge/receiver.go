@@ -22,6 +22,9 @@ const (
 	maxDeliveries = 1024    // remembered, against replays
 	maxParallel   = 8       // bodies in memory at a time
 	wakeInterval  = time.Second
+	// replayTime is how long a body counts as seen. It bounds what a replay costs;
+	// who has the forge deliver again, after a fetch that failed, is heard.
+	replayTime = 10 * time.Second
 )
 
 // ReceiverConfig says which webhooks count.
@@ -47,7 +50,7 @@ type Receiver struct {
 	slots chan struct{}
 
 	mu     sync.Mutex
-	seen   map[[sha256.Size]byte]bool
+	seen   map[[sha256.Size]byte]time.Time
 	order  [][sha256.Size]byte // of seen, a ring
 	oldest int
 	woken  time.Time
@@ -60,11 +63,11 @@ func NewReceiver(c ReceiverConfig) (*Receiver, error) {
 	if c.SecretFile == "" || c.Wake == nil {
 		return nil, errors.New("forge: a receiver needs a secret and somebody to wake")
 	}
-	return &Receiver{cfg: c, slots: make(chan struct{}, maxParallel), seen: map[[sha256.Size]byte]bool{}}, nil
+	return &Receiver{cfg: c, slots: make(chan struct{}, maxParallel), seen: map[[sha256.Size]byte]time.Time{}}, nil
 }
 
 // ServeHTTP answers 202 to a push that counts, 200 to one that was seen
-// already, 204 to everything else that is authentic.
+// just now, 204 to everything else that is authentic.
 func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	code, text := r.receive(w, req)
 	if code == http.StatusNoContent {
@@ -190,10 +193,14 @@ func isPush(h http.Header) bool {
 func (r *Receiver) fresh(body [sha256.Size]byte) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.seen[body] {
+	at, known := r.seen[body]
+	if known && time.Since(at) < replayTime {
 		return false
 	}
-	r.seen[body] = true
+	r.seen[body] = time.Now()
+	if known {
+		return true
+	}
 	if len(r.order) < maxDeliveries {
 		r.order = append(r.order, body)
 		return true

@@ -286,6 +286,23 @@ func TestReceiverReplay(t *testing.T) {
 	}
 }
 
+// What is delivered again some time later, because the first fetch failed, counts.
+func TestReceiverRedelivery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, woken := receiver(t, nil)
+		for i, wait := range []time.Duration{0, replayTime - time.Millisecond, time.Millisecond, replayTime} {
+			<-time.After(wait)
+			code, want := deliver(r, giteaPush, "X-Gitea-Signature", sign(giteaPush, secret)).Code, []int{202, 200, 202, 202}[i]
+			if code != want {
+				t.Errorf("delivery %d is answered %d, want %d", i, code, want)
+			}
+		}
+		if woken.Load() != 3 || len(r.order) != 1 {
+			t.Errorf("%d wake-ups, %d remembered", woken.Load(), len(r.order))
+		}
+	})
+}
+
 // Any number of pushes is one wake-up a second, and the last is never lost.
 func TestReceiverPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
