@@ -253,7 +253,9 @@ func TestKeySigns(t *testing.T) {
 		if err != nil || who.Fingerprint != k.Fingerprint() {
 			t.Errorf("%+v, %v", who, err)
 		}
-		if s := fmt.Sprintf("%v %+v %#v %s", k, k, k, k); strings.Contains(s, "PRIVATE") || strings.Contains(s, "0x") {
+		s := fmt.Sprintf("%v %+v %#v %s", k, k, k, k)
+		s = strings.ReplaceAll(s, k.Public(), "") // in which anything may stand
+		if strings.Contains(s, "PRIVATE") || strings.Contains(s, "0x") {
 			t.Errorf("a key prints as %s", s)
 		}
 	}

@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -145,14 +143,10 @@ func (h *honest) uptime(name string) guestUptime {
 	h.t.Helper()
 	serial := h.serial(name)
 	serial.Skip()
-	socket := filepath.Join(h.dir, "run", "vms", h.uid("VirtualMachine/"+name), "console")
+	uid := h.uid("VirtualMachine/" + name)
 	var found []string
 	h.await(bootTime, "the uptime of "+name, func() bool {
-		conn, err := net.Dial("unix", socket)
-		h.must(err)
-		defer conn.Close() // QEMU drops what the guest has not taken by then
-		_, err = fmt.Fprintln(conn, "echo UPTIME $(cat /proc/sys/kernel/random/boot_id /proc/uptime)")
-		h.must(err)
+		h.typeOn(uid, "echo UPTIME $(cat /proc/sys/kernel/random/boot_id /proc/uptime)")
 		ctx, cancel := context.WithTimeout(h.t.Context(), 5*time.Second)
 		defer cancel()
 		found, _ = serial.Next(ctx, `^UPTIME ([0-9a-f-]{36}) ([0-9.]+) `)

@@ -1,9 +1,6 @@
 package e2e
 
 import (
-	"fmt"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -151,12 +148,7 @@ func (w *world) slots(name string) string {
 	w.t.Helper()
 	uid := w.uid("VirtualMachine/" + name)
 	s := w.quietSerial(uid)
-	conn, err := net.Dial("unix", filepath.Join(w.dir, "run", "vms", uid, "console"))
-	w.must(err)
-	defer conn.Close()
-	go func() { _, _ = io.Copy(io.Discard, conn) }() // or the guest would block
-	_, err = fmt.Fprintln(conn, `for d in /sys/class/block/vd* /sys/class/net/eth*; do echo SLOT $(cat $d/serial $d/address 2>/dev/null) $(readlink -f $d/device/..); done`)
-	w.must(err)
+	w.typeOn(uid, `for d in /sys/class/block/vd* /sys/class/net/eth*; do echo SLOT $(cat $d/serial $d/address 2>/dev/null) $(readlink -f $d/device/..); done`)
 	var found []string
 	for range 4 {
 		found = append(found, s.Wait(w.t, `^SLOT (\S+ \S+)$`, time.Minute)[1])

@@ -403,19 +403,10 @@ func (w *world) nowhere(revisions ...string) {
 // types types a line on a machine's console.
 func (w *world) types(name, line string) {
 	w.t.Helper()
-	conn, err := net.Dial("unix", filepath.Join(w.dir, "run", "vms", w.uid("VirtualMachine/"+name), "console"))
-	w.must(err)
-	defer conn.Close()
-	w.must(conn.SetDeadline(time.Now().Add(20 * time.Second)))
-	_, err = fmt.Fprintln(conn, line)
-	w.must(err)
-	// QEMU drops what the guest has not taken when the client goes.
-	in := bufio.NewReader(conn)
-	for echo := ""; !strings.Contains(echo, line); {
-		if echo, err = in.ReadString('\n'); err != nil {
-			w.t.Fatalf("the guest does not echo %q: %v", line, err)
-		}
-	}
+	serial := w.serial(name)
+	serial.Skip()
+	w.typeOn(w.uid("VirtualMachine/"+name), line)
+	serial.Wait(w.t, regexp.QuoteMeta(line), 20*time.Second) // its echo
 }
 
 // qmp gives a machine's QEMU a command behind the agent's back.

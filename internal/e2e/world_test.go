@@ -379,6 +379,15 @@ func (w *world) serialPath(name string) string {
 	return w.state("vms", w.uid("VirtualMachine/"+name)+".console.log")
 }
 
+// typeOn types a line on a machine's serial console, by its UID.
+func (w *world) typeOn(uid, line string) {
+	w.t.Helper()
+	in, err := os.OpenFile(filepath.Join(w.dir, "run", "vms", uid, "console.in"), os.O_WRONLY|syscall.O_NONBLOCK, 0)
+	w.must(err)
+	_, err = fmt.Fprintln(in, line)
+	w.must(errors.Join(err, in.Close()))
+}
+
 // await polls a condition until its deadline; there is no event to wait for
 // across processes.
 func (w *world) await(limit time.Duration, what string, ok func() bool) {
