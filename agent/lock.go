@@ -23,6 +23,9 @@ var ErrRunning = errors.New("another agent is running")
 // directories. The kernel gives all of them back when the process ends, however
 // it ends.
 func (a *Agent) lock() (release func(), err error) {
+	if err := owndir.Make(a.cfg.RunDir, 0o711); err != nil {
+		return nil, err
+	}
 	var held []func()
 	free := func() {
 		for _, f := range held {
@@ -36,7 +39,7 @@ func (a *Agent) lock() (release func(), err error) {
 	}()
 	for _, dir := range []string{a.cfg.StateDir, a.cfg.RunDir} {
 		// QEMU may run as a user who must be able to pass.
-		if err := owndir.Make(dir, 0o711); err != nil {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, err
 		}
 		f, err := lockFile(filepath.Join(dir, "agent.lock"))

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"reconciler/api"
 	"reconciler/claim"
 	"reconciler/reconcile"
 	"reconciler/spec"
@@ -154,5 +155,23 @@ func TestBackOffIsTheActions(t *testing.T) {
 	}
 	if rests := try(reconcile.OpStart); rests > 2*firstRetry {
 		t.Errorf("the first start rests for %v", rests)
+	}
+}
+
+// What is suspended is an object, whatever it is called when it is resumed.
+func TestResumeUnderAnotherName(t *testing.T) {
+	s := newSim(t, nil)
+	s.commit(machines(simVM("a", ", memory: {size: 512Mi}")))
+	s.mustPass()
+	if err := s.agent.Suspend(t.Context(), api.SuspendRequest{Object: "VirtualMachine/a", Reason: "test", Caller: api.Caller{Name: "ada"}}); err != nil {
+		t.Fatal(err)
+	}
+	s.commit(machines(strings.Replace(simVM("b", ", memory: {size: 512Mi}"), "{name: b}", "{name: b, movedFrom: [a]}", 1)))
+	s.mustPass()
+	if err := s.agent.Resume(t.Context(), api.ResumeRequest{Object: "VirtualMachine/b"}); err != nil {
+		t.Error(err)
+	}
+	if a := actionOf(t, s.mustPass(), "VirtualMachine/b"); a.State == reconcile.Held {
+		t.Errorf("it is still held: %s", a.Reason)
 	}
 }

@@ -111,9 +111,11 @@ func (a *Agent) Suspend(_ context.Context, r api.SuspendRequest) error {
 // Resume ends a suspension; without an object, all of them.
 func (a *Agent) Resume(_ context.Context, r api.ResumeRequest) error {
 	n := 0
+	// It may be called otherwise since it was suspended, or be gone.
+	k, unknown := a.key(r.Object)
 	err := a.remember(func(m *memory) {
 		m.Suspensions = slices.DeleteFunc(m.Suspensions, func(s policy.Suspension) bool {
-			gone := r.Object == "" || s.Object == r.Object
+			gone := r.Object == "" || s.Object == r.Object || unknown == nil && s.Key == k
 			if gone {
 				n++
 			}
@@ -288,6 +290,7 @@ func (a *Agent) Stop(ctx context.Context, r api.MachineRequest) (api.StopResult,
 		return api.StopResult{}, err
 	}
 	a.audit("VirtualMachine/"+r.Name, "Stop", "", r.Caller, nil)
+	a.forgive(k) // the start that comes next is of a machine that a person has stopped
 	a.pass.Lock()
 	defer a.pass.Unlock()
 	a.mu.Lock()

@@ -220,7 +220,7 @@ type VirtualMachine struct {
 	Memory        Memory       `yaml:"memory" doc:"The RAM the guest sees."`
 	Machine       string       `yaml:"machine,omitempty" world:"recorded" format:"machine" default:"q35" doc:"QEMU machine type. q35 is pinned to a version when the machine is created."`
 	Boot          Boot         `yaml:"boot,omitempty" doc:"How the guest starts: a kernel given directly, or firmware."`
-	Disks         []VMDisk     `yaml:"disks,omitempty" key:"name" keyFrom:"disk" doc:"Disks, in the order the firmware tries them."`
+	Disks         []VMDisk     `yaml:"disks,omitempty" key:"name" keyFrom:"disk" doc:"Disks, in the order the firmware tries them; with the NICs at most 128."`
 	NICs          []NIC        `yaml:"nics,omitempty" key:"name" doc:"virtio network cards."`
 	CloudInit     *CloudInit   `yaml:"cloudInit,omitempty" doc:"What cloud-init in the guest reads, from a small read-only disk labelled cidata that is made anew at every start."`
 	Shutdown      Shutdown     `yaml:"shutdown,omitempty" doc:"How the guest is asked to stop."`

@@ -237,3 +237,27 @@ func TestPlainText(t *testing.T) {
 		}
 	}
 }
+
+// A guest that takes no more input does not keep a person from leaving.
+func TestConsoleLeavesADeafGuest(t *testing.T) {
+	a, dir := serveTest(t)
+	at := api.Console{Input: filepath.Join(t.TempDir(), "console.in"), Log: filepath.Join(t.TempDir(), "log")}
+	if err := unix.Mkfifo(at.Input, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	in, err := os.OpenFile(at.Input, os.O_RDWR|unix.O_NONBLOCK, 0) // it reads nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	for err == nil {
+		_, err = unix.Write(int(in.Fd()), bytes.Repeat([]byte("x"), 4096))
+	}
+	a.SetConsole("web-1", at)
+	keys, tty := terminal(t)
+	r := begin(t, tty, "console", "web-1", "--run-dir", dir)
+	testbed.Await(t, patience, "it to attach", func() bool { return strings.Contains(r.errs.String(), "Attached") })
+	fmt.Fprint(keys, "hello\n")
+	fmt.Fprint(keys, "\x1d")
+	r.end(exitDone)
+}

@@ -51,12 +51,17 @@ func (a *app) attach(ctx context.Context, at api.Console) error {
 	})
 }
 
+const typingPatience = time.Second
+
 // join hands what is typed to w while receive shows what the guest writes.
 func (a *app) join(ctx context.Context, w io.Writer, receive func() error) error {
 	typing := false
 	if in, ok := a.stdin.(*os.File); ok {
 		if restore, err := rawTerminal(in); err == nil {
 			typing = true
+			if keys, ok := w.(*keyboard); ok {
+				keys.patience = typingPatience
+			}
 			defer restore()
 			fmt.Fprint(a.stderr, "Attached; Ctrl-] leaves.\r\n")
 		}
@@ -130,6 +135,9 @@ func (e *busyError) Error() string {
 type keyboard struct {
 	f    *os.File
 	mine bool
+	// patience is how long QEMU may take to read; 0: for ever. What a person types
+	// must not hold up the key that leaves.
+	patience time.Duration
 }
 
 func openKeyboard(path string) (*keyboard, error) {
@@ -168,7 +176,15 @@ func (k *keyboard) Write(b []byte) (int, error) {
 		}
 		k.mine = true
 	}
+	if k.patience > 0 {
+		if err := k.f.SetWriteDeadline(time.Now().Add(k.patience)); err != nil {
+			return 0, err
+		}
+	}
 	n, err := k.f.Write(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return len(b), nil // the guest takes no more, and drops it
+	}
 	if errors.Is(err, unix.EPIPE) { // the machine ended, which is told elsewhere
 		return len(b), nil
 	}
