@@ -348,3 +348,45 @@ func worlds(t reflect.Type, path string, out map[string]string) map[string]strin
 func leakedClaim(vm string) claim.Claim {
 	return claim.Claim{Epoch: 1, Owner: claim.Owner{Host: "host1", VM: vm, Launch: "gone"}}
 }
+
+// A volume that somebody made larger is what it is: with Correct, blocked with the
+// way out; with Report, drift that can be accepted. Its stale claims go all the same.
+func TestVolumeGrownByHand(t *testing.T) {
+	for _, mode := range []string{spec.DriftCorrect, spec.DriftReport} {
+		want, have, _, live := reporting(t, "Correct", driftVM)
+		for k, o := range want.Objects {
+			if k.Kind != spec.KindDisk {
+				continue
+			}
+			o.Fields = append([]Field{{Path: "metadata.drift", Value: mode}}, o.Fields...)
+			h := have.Objects[k]
+			h.set("metadata.drift", mode, "")
+			h.set("spec.size", "80Mi", "") // as the driver sees it
+			h.Disk.Volume = 80<<20 - 100
+			h.Disk.Claims = append(h.Disk.Claims, leakedClaim(live.UID))
+		}
+		p := Diff(want, BaseOf(want), have, testNow)
+		a := find(t, p, spec.KindDisk, "a")
+		if a.Op != OpUpdate || a.State != Ready {
+			t.Fatalf("%s: %s %s\n%s", mode, a.Op, a.State, text(&p))
+		}
+		for _, c := range a.Changes {
+			switch c.Field {
+			case "claim":
+				if c.Waits != "" {
+					t.Errorf("%s: the claim waits: %s", mode, c.Waits)
+				}
+			case "spec.size":
+				out := "say so in spec.size"
+				if mode == spec.DriftReport {
+					out = "accept it in the repository"
+				}
+				if c.From != "80Mi" || c.Drift != (mode == spec.DriftReport) || !strings.Contains(c.Waits, out) {
+					t.Errorf("%s: %+v", mode, c)
+				}
+			default:
+				t.Errorf("%s: %+v", mode, c)
+			}
+		}
+	}
+}
