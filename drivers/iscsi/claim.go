@@ -84,7 +84,7 @@ func (d *Driver) acquire(ctx context.Context, disk string, o claim.Owner, g gran
 		n := claims.Admission{
 			Initiators: g.initiators, By: g.by, Since: d.cfg.Now().UTC(), Password: secret,
 			User:   v.UID[:8] + "-" + strconv.FormatUint(epoch, 10),
-			Portal: at.record.Portals[0], Target: v.Target, Volume: v.ID,
+			Portal: at.record.Portals[0], Target: v.Target, Volume: v.ID, Inode: v.Inode,
 		}
 		if !g.until.IsZero() {
 			n.Deadline = deadline.At(d.clock(), g.until)
@@ -145,7 +145,7 @@ func (d *Driver) release(ctx context.Context, disk string, o claim.Owner) error 
 func (d *Driver) fence(ctx context.Context, disk string, a claims.Admission) error {
 	var err error
 	if a.ReadOnly {
-		err = d.admit(ctx, &volume.Meta{UID: disk, Target: a.Target, ID: a.Volume})
+		err = d.admit(ctx, &volume.Volume{Meta: volume.Meta{UID: disk, Target: a.Target, ID: a.Volume}, Inode: a.Inode})
 	} else {
 		// For ever: an agent that was killed may have left a request to admit the
 		// epoch, which the target reads only now. Of a reader that would be seen
@@ -245,6 +245,10 @@ func (d *Driver) adopt(v *volume.Volume, at place, s target.Status) error {
 	for _, e := range s.Fenced {
 		epoch = max(epoch, e)
 	}
+	var inode uint64
+	if s.File != nil {
+		inode = s.File.Inode
+	}
 	var holders []claims.Admission
 	for _, a := range s.Access {
 		epoch = max(epoch, a.Epoch)
@@ -254,7 +258,7 @@ func (d *Driver) adopt(v *volume.Volume, at place, s target.Status) error {
 		}
 		holders = append(holders, claims.Admission{
 			Epoch: a.Epoch, State: claims.Held, Owner: o, Initiators: a.Initiators, User: a.User, ReadOnly: a.ReadOnly,
-			Portal: at.record.Portals[0], Target: v.Target, Volume: s.Volume, Since: d.cfg.Now().UTC(),
+			Portal: at.record.Portals[0], Target: v.Target, Volume: s.Volume, Inode: inode, Since: d.cfg.Now().UTC(),
 		})
 	}
 	d.log.Warn("the claim record of a disk was lost", "disk", v.Name, "uid", v.UID, "epoch", epoch, "holders", len(holders))

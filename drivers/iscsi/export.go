@@ -65,7 +65,7 @@ func (d *Driver) export(ctx context.Context, at place, disk string) error {
 	if err != nil {
 		return fmt.Errorf("export disk %s: %w", v.Name, err)
 	}
-	return d.admit(ctx, &v.Meta)
+	return d.admit(ctx, &v)
 }
 
 // exchange exports another volume than the one that was, once nobody has that
@@ -106,15 +106,16 @@ func (d *Driver) replace(ctx context.Context, e target.Export) error {
 }
 
 // admit gives the target the admissions that are held of this volume.
-func (d *Driver) admit(ctx context.Context, v *volume.Meta) error {
+func (d *Driver) admit(ctx context.Context, v *volume.Volume) error {
 	disk, iqn := v.UID, v.Target
 	r, err := d.claims.Get(disk)
 	if err != nil {
 		return err
 	}
 	for _, a := range r.Admissions() {
-		if a.State == claims.Held && a.Other(v.ID) {
-			return fmt.Errorf("epoch %d of disk %s was given for another volume (%s) than the one at its path (%s): mount or restore that one, or stop machine %s", a.Epoch, disk, a.Volume, v.ID, a.Owner.VM)
+		if a.State == claims.Held && a.Other(v.ID, v.Inode) {
+			return fmt.Errorf("epoch %d of disk %s was given for another volume (%s, inode %d) than the one at its path (%s, inode %d): mount or restore that one, or stop machine %s",
+				a.Epoch, disk, a.Volume, a.Inode, v.ID, v.Inode, a.Owner.VM)
 		}
 	}
 	list := accessOf(r)

@@ -349,12 +349,20 @@ func TestAReplacedFileIsAnotherVolume(t *testing.T) {
 	if err := os.Rename(file+".copy", file); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 {
+	for _, lost := range []bool{false, false, true} { // the records of the target
 		if why := w.observe(want).Unknown[diskKey("web")]; why == "" {
 			t.Error("it is known")
 		}
 		w.stopTarget()
+		if lost {
+			if err := os.RemoveAll(filepath.Join(w.dir, "target")); err != nil {
+				t.Fatal(err)
+			}
+		}
 		w.startTarget()
+		if err := w.d.Ensure(w.ctx()); err == nil || !strings.Contains(err.Error(), "another volume") {
+			t.Errorf("the target's records lost %t: %v", lost, err)
+		}
 		if _, err := qemuIO(g, "write -P 6 0 64k"); err == nil {
 			t.Error("written to")
 		}
@@ -420,7 +428,7 @@ func TestRecordsWithoutIdentityAreCompleted(t *testing.T) {
 	strip(exports[0], "file", "export.volume")
 	strip(marker, "mount")
 	strip(record, "id")
-	strip(filepath.Join(m.dir, "state/storage/claims", uid+".json"), "writer.volume")
+	strip(filepath.Join(m.dir, "state/storage/claims", uid+".json"), "writer.volume", "writer.inode")
 
 	m.start(nil)
 	mustIO(t, g, "read -P 9 0 64k") // before any agent

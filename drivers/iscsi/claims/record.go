@@ -35,18 +35,20 @@ type Admission struct {
 	Portal     string       `json:"portal"` // ADDRESS:PORT
 	Target     string       `json:"target"` // IQN
 	LUN        int          `json:"lun"`
-	// Volume is the id of the volume that it admits to; empty where an earlier
-	// build gave it.
+	// Volume is the id of the volume that it admits to, and Inode its file's; empty
+	// where an earlier build gave it.
 	Volume string    `json:"volume,omitempty"`
+	Inode  uint64    `json:"inode,omitempty"`
 	Since  time.Time `json:"since"`
 	By     string    `json:"by,omitempty"` // who asked for it
 	// Deadline ends an operator's access.
 	deadline.Deadline
 }
 
-// Other says that it was given for another volume than the one of this id.
-func (a Admission) Other(volume string) bool {
-	return a.Volume != "" && volume != "" && a.Volume != volume
+// Other says that it was given for another volume than the one of this id in this
+// file.
+func (a Admission) Other(volume string, inode uint64) bool {
+	return a.Volume != "" && volume != "" && a.Volume != volume || a.Inode != 0 && inode != 0 && a.Inode != inode
 }
 
 // Record is what is known of one disk.
