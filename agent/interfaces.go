@@ -77,6 +77,8 @@ type Storage interface {
 	Ensure(ctx context.Context) error
 	Claim(ctx context.Context, disk string, o claim.Owner) (claim.Grant, error)
 	Release(ctx context.Context, disk string, o claim.Owner) error
+	// ReleaseMachine takes every disk from a machine whose process is gone.
+	ReleaseMachine(ctx context.Context, vm string) error
 	// ImageFile returns the verified file of an image, fetching it if need be.
 	ImageFile(ctx context.Context, image *reconcile.Object, progress func(string, ...any)) (string, error)
 	// Undelete keeps a quarantined disk without a deadline and returns the

@@ -163,7 +163,13 @@ func (a *Agent) end(ctx context.Context, act *reconcile.Action, in reconcile.Inp
 		disks = a.claimedBy(act, a.owner(act.UID, launch))
 	}
 	in.Launch = launch
-	if out, err = a.cfg.Hypervisor.Apply(ctx, *act, in); err != nil || launch == "" {
+	if out, err = a.cfg.Hypervisor.Apply(ctx, *act, in); err != nil {
+		return out, err
+	}
+	if launch == "" {
+		if in.Force {
+			err = a.cfg.Storage.ReleaseMachine(ctx, act.UID)
+		}
 		return out, err
 	}
 	return out, a.release(ctx, a.owner(act.UID, launch), disks)

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"reconciler/api"
 	"reconciler/reconcile"
 	"reconciler/spec"
 	"reconciler/status"
@@ -116,5 +117,38 @@ func TestStatusAges(t *testing.T) {
 	s.mustPass()
 	if c := ready(); c.Status == status.Unknown {
 		t.Errorf("after a pass: %+v", c)
+	}
+}
+
+// releasing notes the machines whose disks are taken from them.
+type releasing struct {
+	simStorage
+	of *[]string
+}
+
+func (d releasing) ReleaseMachine(_ context.Context, vm string) error {
+	*d.of = append(*d.of, vm)
+	return nil
+}
+
+// Ended by force, a machine without a process keeps no disk either: none that
+// cannot be observed, whose claims no plan would release.
+func TestStopByForceReleasesWhatIsLeft(t *testing.T) {
+	s := newSim(t, nil)
+	var of []string
+	s.cfg.Storage = releasing{simStorage{s: s}, &of}
+	s.restart()
+	s.commit(map[string]string{"vm.yaml": simVM("web", ", memory: {size: 64Mi}")})
+	s.mustPass()
+	s.mustPass()
+	s.set(spec.KindVirtualMachine, "web", func(h *reconcile.Live) { h.VM.Launch, h.VM.Power = "", reconcile.PowerStopped })
+	uid := s.live(spec.KindVirtualMachine, "web").UID
+	for _, force := range []bool{false, true} {
+		if _, err := s.agent.Stop(context.Background(), api.MachineRequest{Name: "web", Force: force}); err != nil {
+			t.Fatal(err)
+		}
+		if released := len(of) == 1 && of[0] == uid; released != force {
+			t.Errorf("force %t: released of %q", force, of)
+		}
 	}
 }

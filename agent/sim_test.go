@@ -374,3 +374,4 @@ func (d simStorage) Claim(_ context.Context, disk string, _ claim.Owner) (claim.
 	return claim.Grant{Disk: disk}, nil
 }
 func (d simStorage) Release(context.Context, string, claim.Owner) error { return nil }
+func (d simStorage) ReleaseMachine(context.Context, string) error       { return nil }

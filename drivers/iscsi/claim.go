@@ -140,6 +140,39 @@ func (d *Driver) release(ctx context.Context, disk string, o claim.Owner) error 
 	return errors.Join(errs...)
 }
 
+// ReleaseMachine takes every disk from a machine whose process is gone, whatever
+// launch has it: also those that cannot be observed, whose claims no plan releases.
+func (d *Driver) ReleaseMachine(ctx context.Context, vm string) error {
+	var errs []error
+	for _, r := range d.claims.List() {
+		for _, a := range r.Admissions() {
+			if vm != "" && a.Owner.VM == vm {
+				errs = append(errs, d.Release(ctx, r.Disk, a.Owner))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// releaseBefore takes a disk from launches of an earlier boot of this host.
+func (d *Driver) releaseBefore(ctx context.Context, disk string) error {
+	r, err := d.claims.Get(disk)
+	if err != nil {
+		return err
+	}
+	up, err := d.cfg.Uptime()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, a := range r.Admissions() {
+		if o := a.Owner; o.VM != "" && o.Host == d.cfg.Host && o.BootID != "" && o.BootID != up.BootID {
+			errs = append(errs, d.release(ctx, disk, o))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // fence ends an admission that is Releasing. It is free only once the target
 // has said that no command of it can reach the volume any more.
 func (d *Driver) fence(ctx context.Context, disk string, a claims.Admission) error {

@@ -70,8 +70,11 @@ func (d *Driver) export(ctx context.Context, at place, disk string) error {
 
 // exchange exports another volume than the one that was, once nobody has that
 // any more: what its owner wrote last is not in this one. Who has this one gets it
-// back.
+// back. A launch of an earlier boot of this host has nothing any more.
 func (d *Driver) exchange(ctx context.Context, disk string, e target.Export, why error) error {
+	if err := d.releaseBefore(ctx, disk); err != nil {
+		return errors.Join(why, err)
+	}
 	r, err := d.claims.Get(disk)
 	if err != nil {
 		return err
