@@ -37,7 +37,7 @@ func localDirs(path string) (gitDir, commonDir string, err error) {
 			b, err := os.ReadFile(gitDir)
 			target, ok := strings.CutPrefix(strings.TrimSpace(string(b)), "gitdir: ")
 			if err != nil || !ok {
-				return "", "", fmt.Errorf("%s: %w: malformed .git file", path, ErrRepositoryMissing)
+				return "", "", fmt.Errorf("%w: malformed .git file", ErrRepositoryMissing)
 			}
 			if gitDir = target; !filepath.IsAbs(target) {
 				gitDir = filepath.Join(path, target)
@@ -53,7 +53,7 @@ func localDirs(path string) (gitDir, commonDir string, err error) {
 	for _, need := range []string{filepath.Join(gitDir, "HEAD"), filepath.Join(commonDir, "objects")} {
 		if _, err := os.Stat(need); err != nil {
 			if errors.Is(err, fs.ErrNotExist) {
-				return "", "", fmt.Errorf("%s: %w", path, ErrRepositoryMissing)
+				return "", "", ErrRepositoryMissing
 			}
 			return "", "", err
 		}

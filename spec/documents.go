@@ -23,12 +23,18 @@ func Documents(data []byte) ([]*yaml.Node, error) {
 			return nil, err
 		}
 		if len(roots) > 0 {
-			for _, alias := range borrowed(root) {
-				return nil, fmt.Errorf("yaml: line %d: the anchor %s is another document's", alias.Line, quote(alias.Value))
+			if list := borrowed(root); len(list) > 0 {
+				return nil, fmt.Errorf("yaml: line %d: the anchor %s is another document's", list[0].Line, quote(list[0].Value))
 			}
 		}
 		roots = append(roots, root)
 	}
+}
+
+// Explain finds the place of an error of Documents, and what may be behind it.
+func Explain(data []byte, err error) Error {
+	line, col, msg, hint := explain(data, err)
+	return Error{Line: line, Col: col, Msg: "not YAML: " + msg, Hint: hint}
 }
 
 // next reads one document. yaml.v3 is known to panic on input it did not

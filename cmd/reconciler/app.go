@@ -85,7 +85,8 @@ func (a *app) config() (config.Config, error) {
 		}
 	}
 	c.Normalize()
-	for _, p := range c.Check() { // the file was checked when it was read
+	if list := c.Check(); len(list) > 0 { // the file was checked when it was read
+		p := list[0]
 		if name := byKey[p.Key]; name != "" {
 			p.Key = name
 		}

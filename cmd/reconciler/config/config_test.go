@@ -212,9 +212,11 @@ func TestErrors(t *testing.T) {
 		"tenants: [{name: a, path: a, quota: {images: -1}}]":     "tenants[0].quota.images: -1 is less than 0",
 		"tenants: [{name: a, path: a, quota: {machines: -1}}]":   "tenants[0].quota.machines: -1 is less than 0",
 		"tenants: [{name: a, path: a, quota: {ram: 1Gi}}]":       "unknown key tenants[0].quota.ram",
-		"host: [a]":             "c.yaml:1:7: host: must be a string",
-		"host: a\n---\nhost: b": "one YAML document only",
-		"host: \"a":             "c.yaml: yaml: ",
+		"host: [a]":               "c.yaml:1:7: host: must be a string",
+		"host: a\n---\nhost: b":   "one YAML document only",
+		"host: \"a":               "c.yaml:1:1: not YAML: found unexpected end of stream",
+		"%YAML 1.2\n---\nhost: a": "c.yaml:1:1: not YAML: found incompatible YAML document (leave out the directive %YAML 1.2)",
+		"host: a\n\tpath: b":      "c.yaml:2:1: not YAML: ",
 	} {
 		_, err := Parse("c.yaml", []byte(text))
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"gopkg.in/yaml.v3"
+
+	"reconciler/spec"
 )
 
 // maxFile bounds the file in bytes; a real one has less than two KiB.
@@ -39,17 +40,18 @@ func Load(path string) (Config, error) {
 func Parse(file string, data []byte) (Config, error) {
 	c := Default()
 	d := decoder{file: file, at: map[string]*yaml.Node{}}
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	var doc yaml.Node
-	switch err := dec.Decode(&doc); {
-	case errors.Is(err, io.EOF):
-		return c, nil
-	case err != nil:
-		return Config{}, fmt.Errorf("%s: %w", file, err)
+	docs, err := spec.Documents(data)
+	if err != nil {
+		why := spec.Explain(data, err)
+		why.File = file
+		return Config{}, why
 	}
-	var more yaml.Node
-	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
-		d.fail(&doc, "", "there must be one YAML document only")
+	if len(docs) == 0 {
+		return c, nil
+	}
+	doc := docs[0]
+	if len(docs) > 1 {
+		d.fail(doc, "", "there must be one YAML document only")
 	}
 	d.mapping(doc.Content[0], reflect.ValueOf(&c).Elem(), "")
 	c.Normalize()
