@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
+
 	"reconciler/deadline"
 	"reconciler/internal/durable"
 	"reconciler/internal/uptime"
@@ -50,6 +52,7 @@ type Config struct {
 	Tenants   []policy.Tenant
 	Review    Review // whose approvals are waited for
 	Signing   Signing
+	Machine   string     // id of this machine, as MachineID gives it; empty where it has none
 	HostKey   *trust.Key // signs what this host writes; nil: one that is kept in StateDir
 	StatusRef string     // prefix of the ref that is written; default refs/reconciler/status/
 	Drift     Drift
@@ -99,6 +102,7 @@ type Agent struct {
 	shareOf   *spec.Set
 	owners    owners
 	places    *places                  // nil until the history was read
+	walked    string                   // up to which places knows the history
 	arrival   map[reconcile.Key]string // why objects that other hosts had wait, as was heard last
 	tenancy   tenancy
 	failures  map[reconcile.Key]*failure
@@ -120,6 +124,9 @@ type Agent struct {
 	self   atomic.Pointer[self]   // this host's object, once a tree said it
 	called atomic.Pointer[string] // this host's name in the tree in force
 
+	instance    string                            // of this process, in what it reports
+	pushed      bool                              // this process has reported
+	doubled     bool                              // it was said that another machine is this host
 	recalled    map[reconcile.Key]*reconcile.Live // what was here by the last report, where the memory was lost
 	witnessed   bool                              // what was in force before is known, as far as it can be
 	keyUsed     bool                              // the key has signed reports before
@@ -175,6 +182,7 @@ func New(cfg Config) (*Agent, error) {
 		failures: map[reconcile.Key]*failure{}, repeats: map[reconcile.Key]*repeat{}, running: map[reconcile.Key]*task{}, have: reconcile.NewState(),
 		slots: make(chan struct{}, cfg.Parallel), interruption: make(chan struct{}, 1), asking: make(chan struct{}, 1),
 	}
+	a.instance = uuid.NewString()
 	if a.bootID, err = uptime.Boot(); err != nil {
 		return nil, err
 	}
@@ -234,6 +242,9 @@ func (a *Agent) clock() deadline.Clock {
 
 // boot brings the last good revision into force, without the network.
 func (a *Agent) boot(ctx context.Context) error {
+	if err := a.settleMachine(); err != nil {
+		return err
+	}
 	if a.mem.Good == "" || a.set != nil {
 		return nil
 	}
@@ -253,6 +264,9 @@ func (a *Agent) boot(ctx context.Context) error {
 func (a *Agent) catchUp(ctx context.Context, set *spec.Set) {
 	a.mu.Lock()
 	unread, good := a.places == nil, a.mem.Good
+	if !unread {
+		a.walked = good
+	}
 	a.mu.Unlock()
 	if !unread {
 		return

@@ -85,7 +85,7 @@ func (a *Agent) askHosts(ctx context.Context, waiting map[string][]reconcile.Key
 func (a *Agent) settleArrivals(good string, why map[reconcile.Key]string, gone map[string][]reconcile.Key) (found bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.mem.Good != good { // what was heard may not hold for what is asked now
+	if a.mem.Good != good || a.walked != good { // what was heard may not hold for what is asked now
 		return false, nil
 	}
 	if !maps.Equal(a.arrival, why) {

@@ -25,6 +25,7 @@ type cluster struct {
 	repo    *sim // holds the commits
 	hosts   map[string]*node
 	reports map[string]signedReport
+	pushes  int
 }
 
 type node struct {
@@ -34,6 +35,8 @@ type node struct {
 	sees int
 	// mute hosts cannot push, deaf ones cannot reach the repository at all.
 	mute, deaf bool
+	// lost are the answers to its pushes, which arrive.
+	lost bool
 	// fate is what becomes of the next action; nil: it succeeds.
 	fate func() outcome
 }
@@ -41,6 +44,7 @@ type node struct {
 type signedReport struct {
 	files              map[string][]byte
 	payload, signature []byte
+	commit             string
 }
 
 func newCluster(t *testing.T, dir string, names ...string) *cluster {
@@ -96,8 +100,26 @@ func (r clusterSource) Publish(_ context.Context, ref, _ string, files map[strin
 	}
 	payload := sum.Sum([]byte(ref))
 	signature, err := opts.Sign(payload)
+	if err != nil {
+		return err
+	}
+	// What a cache of the repository remembers stays out: the tip is looked at always.
+	if tip, ok := r.c.reports[ref]; ok && opts.Replaces != nil {
+		err = opts.Replaces(gitrepo.ForeignTip{
+			Commit: gitrepo.Commit{Hash: tip.commit}, Payload: tip.payload, Signature: tip.signature,
+			File: func(name string) ([]byte, error) { return tip.files[name], nil },
+		})
+	}
+	r.c.pushes++
+	commit := fmt.Sprintf("%040x", r.c.pushes)
+	if err == nil && opts.Intend != nil {
+		err = opts.Intend(commit)
+	}
 	if err == nil {
-		r.c.reports[ref] = signedReport{files, payload, signature}
+		r.c.reports[ref] = signedReport{files, payload, signature, commit}
+		if r.n.lost {
+			err = errDeaf // it arrived, and nobody hears of it
+		}
 	}
 	return err
 }

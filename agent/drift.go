@@ -75,7 +75,7 @@ func (a *Agent) proposeDrift(plan *reconcile.Plan) {
 	defer a.mu.Unlock()
 	// A revision that was refused is not the one the proposal is made against:
 	// its fix comes first.
-	if a.set == nil || plan.Revision != a.mem.Good || a.mem.Refused != "" {
+	if a.set == nil || plan.Revision != a.mem.Good || a.mem.Refused != "" || a.double() != "" {
 		return
 	}
 	p := proposal{Proposal: drift.Propose(plan, a.set), Revision: plan.Revision}

@@ -59,8 +59,10 @@ func (a *Agent) onePass(ctx context.Context, n *news, progress func(string)) (pl
 	}
 	for round := 1; ; round++ {
 		want := a.desired(set)
-		if err := a.cfg.Storage.Ensure(ctx); err != nil {
-			a.log.Warn("storage", "error", err)
+		if !a.isDouble() {
+			if err := a.cfg.Storage.Ensure(ctx); err != nil {
+				a.log.Warn("storage", "error", err)
+			}
 		}
 		have, err := a.observe(ctx, want)
 		if err != nil {
@@ -173,6 +175,7 @@ func (a *Agent) decide(want *reconcile.Desired, have reconcile.State) *reconcile
 	a.review.awaits, a.review.inUse = awaits, inUse
 	plan.Base = a.mem.LastApplied
 	policy.Apply(&plan, a.restraints(have, a.contact && now.Sub(a.mem.LastContact) < 2*a.cfg.Interval+time.Minute))
+	a.holdDouble(&plan)
 	failing := map[reconcile.Key]*failure{}
 	for i := range plan.Actions {
 		act := &plan.Actions[i]
@@ -401,7 +404,9 @@ func (a *Agent) hostStatus(plan *reconcile.Plan, revErr error, now time.Time) st
 	}
 	var r *refusal
 	var unwritten *recordError
-	if errors.As(revErr, &unwritten) {
+	if why := a.double(); why != "" {
+		stalled.Status, stalled.Reason, stalled.Message = status.True, "OtherMachine", why
+	} else if errors.As(revErr, &unwritten) {
 		stalled.Status, stalled.Reason, stalled.Message = status.True, "RecordsNotWritten", unwritten.Error()+" (nothing is begun until it can)"
 	} else if errors.As(revErr, &r) {
 		stalled.Status, stalled.Reason, stalled.Message = status.True, r.reason, r.Error()

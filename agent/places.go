@@ -44,7 +44,7 @@ func (a *Agent) loadPlaces() error {
 	if err := loadRecord(a, placesFile, p); err != nil || p.Objects == nil {
 		return err
 	}
-	a.places = p
+	a.places, a.walked = p, a.mem.Good
 	a.self.Store(&self{p.Self, p.Hosts[p.Self].Names})
 	return nil
 }
@@ -98,11 +98,18 @@ func (p *places) add(set *spec.Set, isSelf func(*spec.Object) bool) (changed boo
 func (a *Agent) learn(ctx context.Context, good, hash string, set *spec.Set) error {
 	a.mu.Lock()
 	old := a.places
+	a.walked = "" // what is heard of other hosts meanwhile does not count
 	a.mu.Unlock()
 	if old == nil {
 		good = ""
 	}
+	walked := func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.walked = hash
+	}
 	if good == hash {
+		walked()
 		return nil
 	}
 	list, err := a.cfg.Source.Between(ctx, good, hash, false)
@@ -130,14 +137,15 @@ func (a *Agent) learn(ctx context.Context, good, hash string, set *spec.Set) err
 		changed = next.add(tree, isSelf) || changed
 	}
 	if !changed {
+		walked()
 		return nil
-	}
-	if err := a.store.save(placesFile, next); err != nil {
-		return err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.places, a.share = next, nil
+	if err := a.store.save(placesFile, next); err != nil {
+		return err
+	}
+	a.places, a.share, a.walked = next, nil, hash
 	a.self.Store(&self{next.Self, next.Hosts[next.Self].Names})
 	return nil
 }

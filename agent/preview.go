@@ -56,6 +56,7 @@ func (a *Agent) Plan(ctx context.Context, r api.PlanRequest) (*reconcile.Plan, e
 		in := a.restraints(have, a.contact || r.Rev == "")
 		in.Ownership = a.ownership(set)
 		policy.Apply(&plan, in)
+		a.holdDouble(&plan)
 		a.mu.Unlock()
 	default:
 		return nil, api.Errorf(api.Invalid, "--against is live, base or status, not %q", r.Against)

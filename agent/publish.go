@@ -38,10 +38,12 @@ func (a *Agent) offerReport() {
 	defer a.mu.Unlock()
 	now := a.cfg.Now()
 	// The report that is there may be all that tells what was in force.
-	if a.host.Host == "" || a.mem.Good == "" && !a.witnessed {
+	// Nor does a machine report that may not be the host.
+	if a.host.Host == "" || a.mem.Good == "" && !a.witnessed || a.double() != "" {
 		return
 	}
 	recorded := status.Record(a.name(), a.mem.Cluster, cmp.Or(a.mem.Good, a.mem.Witnessed), a.have, a.base, now)
+	recorded.Machine, recorded.Instance = a.cfg.Machine, a.instance
 	digest, err := status.Digest(a.host, a.objects, recorded)
 	if err == nil && digest == a.published.digest && now.Sub(a.published.at) < a.cfg.Heartbeat {
 		a.outbox = nil
@@ -79,22 +81,32 @@ func (p *publisher) carryOut(ctx context.Context) bool {
 	a := p.a
 	a.mu.Lock()
 	r := a.outbox
+	if a.double() != "" {
+		a.outbox, r = nil, nil
+	}
 	a.mu.Unlock()
 	if r == nil {
 		return true
 	}
 	opts := a.pushOptions()
-	opts.Replaces = a.foreignTip
+	opts.Replaces, opts.Intend = a.foreignTip, a.intend
 	push, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	err := a.cfg.Source.Publish(push, r.ref, r.message, r.files, opts)
 	if err != nil && ctx.Err() != nil {
 		return false
 	}
+	if errors.Is(err, errDouble) {
+		a.wake(trigger{why: "another machine reports as this host"})
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err == nil {
+		a.pushed = true
 		err = a.usedKey()
+	}
+	if err == nil && a.mem.Takeover {
+		err = a.keep(func(m *memory) { m.Takeover = false })
 	}
 	if err != nil {
 		if p.pause(time.Now(), err) {

@@ -35,11 +35,16 @@ type memory struct {
 	Reverts       map[string]reversion         `json:"reverts,omitempty"`  // drift that is to be corrected, by UID
 	Missed        map[string]spec.Kind         `json:"missed,omitempty"`   // by UID: had before the memory was lost, by the host's own report, and not found since
 	LastContact   time.Time                    `json:"lastContact,omitzero"`
+	Machine       string                       `json:"machine,omitempty"`   // id of the machine that this is the state of
+	Instances     []string                     `json:"instances,omitempty"` // of the agent that may have reported, newest last
+	Tips          []string                     `json:"tips,omitempty"`      // of the status ref that were about to be pushed, newest last
+	Double        string                       `json:"double,omitempty"`    // which other machine reports as this host
+	Takeover      bool                         `json:"takeover,omitempty"`  // an operator said that this machine is the host; until it has reported
 }
 
 // clone is a copy that shares nothing with m that anybody changes.
 func (m memory) clone() memory {
-	m.Accepted = slices.Clone(m.Accepted)
+	m.Accepted, m.Instances, m.Tips = slices.Clone(m.Accepted), slices.Clone(m.Instances), slices.Clone(m.Tips)
 	m.Suspensions, m.Allowances, m.Ledger = slices.Clone(m.Suspensions), slices.Clone(m.Allowances), slices.Clone(m.Ledger)
 	m.Restarts, m.Reverts, m.Missed = maps.Clone(m.Restarts), maps.Clone(m.Reverts), maps.Clone(m.Missed)
 	return m

@@ -177,6 +177,9 @@ func (a *Agent) witness(ctx context.Context) error {
 	if err := a.recall(data); err != nil {
 		return err
 	}
+	if err := a.meetWitness(data); err != nil {
+		return err
+	}
 	r, err := a.ownReport(data, payload, signature)
 	switch {
 	case err == nil:
@@ -233,15 +236,6 @@ func (a *Agent) settleWitness(revision string) error {
 	}
 	a.witnessed = true
 	return nil
-}
-
-// foreignTip is told of a tip of the status ref that is about to be replaced and
-// that this agent does not remember to have written.
-func (a *Agent) foreignTip(tip Revision, payload, signature []byte) {
-	if err := a.ours(payload, signature); err != nil {
-		a.events.warn("", "ReportReplaced", fmt.Sprintf("%s held a report that is not this host's: commit %s by %q <%s>: %v. It is replaced",
-			a.cfg.StatusRef+a.name(), short(tip.Hash), tip.Author, tip.AuthorEmail, err))
-	}
 }
 
 // pushOptions are of the refs of this host: what it writes, it signs.

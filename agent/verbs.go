@@ -179,10 +179,13 @@ func (a *Agent) idsOf(ctx context.Context, digest string) ([]string, error) {
 }
 
 // Accept lets a revision come into force that does not descend from the one in
-// force.
+// force, or says that this machine is the host.
 func (a *Agent) Accept(ctx context.Context, r api.AcceptRequest) error {
 	if r.Reason == "" {
-		return api.Errorf(api.Invalid, "accepting a rewritten history needs a reason")
+		return api.Errorf(api.Invalid, "to accept needs a reason")
+	}
+	if r.Machine {
+		return a.acceptThisMachine(r)
 	}
 	rev, err := a.cfg.Source.Resolve(ctx, r.Rev)
 	if err != nil {

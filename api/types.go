@@ -91,11 +91,13 @@ type AllowRequest struct {
 	Caller Caller        `json:"-"`
 }
 
-// AcceptRequest accepts a revision that does not descend from the last applied one.
+// AcceptRequest accepts a revision that does not descend from the last applied
+// one, or this machine as the host.
 type AcceptRequest struct {
-	Rev    string `json:"rev"`
-	Reason string `json:"reason"`
-	Caller Caller `json:"-"`
+	Rev     string `json:"rev,omitempty"`
+	Machine bool   `json:"machine,omitempty"`
+	Reason  string `json:"reason"`
+	Caller  Caller `json:"-"`
 }
 
 // MachineRequest restarts or stops a machine.

@@ -34,9 +34,11 @@ type PushOptions struct {
 	// ref must not be there; else PushFiles fails with ErrRefChanged.
 	From *string
 	// Replaces, if given, is told of a tip that is about to be replaced and that
-	// was not pushed through this cache: the commit, what its signature covers,
-	// and the signature, nil if there is none. PushFiles calls it.
-	Replaces func(tip Commit, payload, signature []byte)
+	// was not pushed through this cache. PushFiles calls it; with an error it stays.
+	Replaces func(tip ForeignTip) error
+	// Intend, if given, is told of the commit that is about to be pushed: it may
+	// arrive although nobody hears of it. With an error nothing is pushed.
+	Intend func(commit string) error
 	// OwnOnly refuses, with ErrForeignTip, to move a ref whose tip was not
 	// committed by Email.
 	OwnOnly bool
@@ -56,6 +58,15 @@ func (o PushOptions) withDefaults() PushOptions {
 		o.History = 50
 	}
 	return o
+}
+
+// ForeignTip is the newest commit of a ref, which somebody else pushed.
+type ForeignTip struct {
+	Commit
+	// Payload is what the signature covers, Signature nil if there is none.
+	Payload, Signature []byte
+	// File reads a file of the root directory.
+	File func(name string) ([]byte, error)
 }
 
 // pushedTip remembers a commit of ours, so that the next push needs no fetch.
@@ -149,6 +160,11 @@ func (r *Repo) filesOnce(ctx context.Context, s receive, ref string, files map[s
 		return "", false, err
 	}
 	next.Commit = c.hash.String()
+	if opts.Intend != nil {
+		if err := opts.Intend(next.Commit); err != nil {
+			return "", false, err
+		}
+	}
 	if err := s.push(ctx, ref, old, c.hash, append(b.objects, c)); err != nil {
 		return "", false, err
 	}
@@ -195,8 +211,10 @@ func (r *Repo) tellReplaced(cur *odb.Cursor, tip hash, opts PushOptions) error {
 	if err != nil {
 		payload, signature = nil, nil // two signatures are as good as none
 	}
-	opts.Replaces(c, payload, signature)
-	return nil
+	return opts.Replaces(ForeignTip{
+		Commit: c, Payload: payload, Signature: signature,
+		File: func(name string) ([]byte, error) { return r.rootFile(cur, c, name) },
+	})
 }
 
 func describeTip(cur *odb.Cursor, tip hash, opts PushOptions) (pushedTip, error) {

@@ -2,9 +2,12 @@ package gitrepo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/go-git/go-git/v5/plumbing"
+
+	"reconciler/gitrepo/internal/odb"
 )
 
 // ReadRef returns a file in the root directory of a ref's newest commit, such
@@ -15,7 +18,15 @@ func (r *Repo) ReadRef(ctx context.Context, ref, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	cur := r.db.NewCursor()
+	data, err := r.rootFile(r.db.NewCursor(), c, name)
+	if errors.Is(err, ErrRevisionMissing) {
+		err = fmt.Errorf("%s: %w", ref, err)
+	}
+	return data, err
+}
+
+// rootFile reads a file of a commit's root directory.
+func (r *Repo) rootFile(cur *odb.Cursor, c Commit, name string) ([]byte, error) {
 	b, err := readTree(cur, c.tree)
 	if err != nil {
 		return nil, r.readError(err)
@@ -23,7 +34,7 @@ func (r *Repo) ReadRef(ctx context.Context, ref, name string) ([]byte, error) {
 	for len(b) > 0 {
 		var e treeEntry
 		if e, b, err = nextEntry(b); err != nil {
-			return nil, &PathError{Path: ref, Reason: BadTree}
+			return nil, &PathError{Path: ".", Reason: BadTree}
 		}
 		if string(e.name) != name || e.isDir() {
 			continue
@@ -37,7 +48,7 @@ func (r *Repo) ReadRef(ctx context.Context, ref, name string) ([]byte, error) {
 		}
 		return o.Data, nil
 	}
-	return nil, fmt.Errorf("%s has no %s: %w", ref, name, ErrRevisionMissing)
+	return nil, fmt.Errorf("there is no %s: %w", name, ErrRevisionMissing)
 }
 
 // maxRefBytes bounds what ReadFiles returns.

@@ -86,9 +86,13 @@ func TestReplacesTellsOfForeignTips(t *testing.T) {
 	u.commit(map[string]string{"a.yaml": "1"})
 	const ref = "refs/reconciler/status/h"
 	var told []string
-	opts := PushOptions{Replaces: func(tip Commit, payload, signature []byte) {
-		told = append(told, fmt.Sprintf("%s %t %d", tip.Hash, len(payload) > 0, len(signature)))
-	}}
+	var refuse error
+	intended := ""
+	opts := PushOptions{Replaces: func(tip ForeignTip) error {
+		file, err := tip.File("a.yaml")
+		told = append(told, fmt.Sprintf("%s %t %d %s%v", tip.Hash, len(tip.Payload) > 0, len(tip.Signature), file, err))
+		return refuse
+	}, Intend: func(commit string) error { intended = commit; return nil }}
 	r := u.open()
 	push := func(content string) {
 		t.Helper()
@@ -104,7 +108,18 @@ func TestReplacesTellsOfForeignTips(t *testing.T) {
 	theirs := u.git("commit-tree", "-m", "theirs", "main^{tree}")
 	u.git("update-ref", ref, theirs)
 	push("3")
-	if len(told) != 1 || told[0] != theirs+" true 0" {
+	if len(told) != 1 || told[0] != theirs+" true 0 1<nil>" {
 		t.Errorf("told %v, want %s", told, theirs)
+	}
+	if tip := u.git("rev-parse", ref); intended != tip {
+		t.Errorf("%s was pushed, and %q was intended", tip, intended)
+	}
+	refuse = errors.New("not yours")
+	u.git("update-ref", ref, theirs)
+	if _, _, err := r.PushFiles(context.Background(), ref, map[string][]byte{"s": []byte("4")}, "m", opts); !errors.Is(err, refuse) {
+		t.Errorf("the push ends with %v", err)
+	}
+	if tip := u.git("rev-parse", ref); tip != theirs {
+		t.Errorf("a tip that was to stay is %s, was %s", tip, theirs)
 	}
 }

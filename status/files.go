@@ -18,15 +18,18 @@ import (
 // be made without reaching it. It is an allow-list: nothing gets in but the
 // fields named here, and none of them is sensitive.
 type Recorded struct {
-	APIVersion string           `json:"apiVersion"`
-	Kind       string           `json:"kind"` // HostState
-	Host       string           `json:"host"`
-	Cluster    string           `json:"cluster"` // id
-	Revision   string           `json:"revision"`
-	ObservedAt time.Time        `json:"observedAt"`
-	Complete   []spec.Kind      `json:"complete"`
-	Objects    []RecordedObject `json:"objects"`
-	Unknown    []RecordedKey    `json:"unknown,omitempty"`
+	APIVersion string    `json:"apiVersion"`
+	Kind       string    `json:"kind"` // HostState
+	Host       string    `json:"host"`
+	Cluster    string    `json:"cluster"` // id
+	Revision   string    `json:"revision"`
+	ObservedAt time.Time `json:"observedAt"`
+	// Machine is the id of the machine that reports, Instance that of the process.
+	Machine  string           `json:"machine,omitempty"`
+	Instance string           `json:"instance,omitempty"`
+	Complete []spec.Kind      `json:"complete"`
+	Objects  []RecordedObject `json:"objects"`
+	Unknown  []RecordedKey    `json:"unknown,omitempty"`
 	// Applied is what was last applied to each object, against which the host
 	// attributes changes. nil of a build that did not write it.
 	Applied []RecordedApplied `json:"applied"`

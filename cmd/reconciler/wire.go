@@ -86,12 +86,21 @@ func build(ctx context.Context, c config.Config, log *slog.Logger) (a *agent.Age
 		Interval: c.Interval, Heartbeat: c.Heartbeat, StatusRef: c.StatusRefPrefix, Parallel: c.Limits.Parallel,
 		Limits:  policy.Limits{Count: c.Limits.Budget.Count, Percent: c.Limits.Budget.Percent},
 		Windows: maintenance, Tenants: c.PolicyTenants(), Review: approvals,
-		Signing: signing(c), HostKey: key,
+		Signing: signing(c), HostKey: key, Machine: machineID(c, log),
 		Forge: host, Listen: webhooks(c, log),
 		Drift:   driftOf(c, git.specs, pulls, machines, disks),
 		Version: buildVersion(), Log: log,
 	})
 	return a, open.close, err
+}
+
+// machineID is what tells this machine from others, empty if nothing does.
+func machineID(c config.Config, log *slog.Logger) string {
+	id, err := agent.MachineID(c.MachineIDFile)
+	if id == "" {
+		log.Warn("this machine has no id: a copy of its state directory on another one is not told from it", "machineIDFile", c.MachineIDFile, "error", err)
+	}
+	return id
 }
 
 // guestUser finds who machines run as; nil is the agent's own user.

@@ -269,3 +269,43 @@ func TestRenamedHost(t *testing.T) {
 		t.Error("the removed disk is not in quarantine: its claim is left")
 	}
 }
+
+// A state directory on a machine with another id does nothing but tell, until an
+// operator says that this machine is the host.
+func TestAnotherMachine(t *testing.T) {
+	w := newWorld(t)
+	id := func(text string) { w.must(os.WriteFile(w.file("machine-id"), []byte(text+"\n"), 0o644)) }
+	id("11111111111111111111111111111111")
+	w.hostConfig("interval: 1h\nmachineIDFile: " + w.file("machine-id") + "\n")
+	w.write("web.yaml", disk("d1", "1Mi")+bios("web", "disks: [{disk: d1}]"))
+	w.commit("a machine")
+	w.start()
+	w.reconcile()
+	uid := w.uid("VirtualMachine/web")
+	w.stop()
+	w.must(syscall.Kill(w.qemu(uid).PID, syscall.SIGKILL))
+	id("22222222222222222222222222222222")
+	tip := w.git("ls-remote", w.bare, "refs/reconciler/status/host1")
+	w.start()
+	w.reconcile()
+	w.expect("VirtualMachine/web", reconcile.Held, "the state directory is that of machine")
+	if out := w.cli("status"); !strings.Contains(out, "OtherMachine") {
+		t.Errorf("status says nothing of it:\n%s", out)
+	}
+	if q := w.qemu(uid); q.PID != 0 {
+		t.Errorf("the machine runs as %v", q)
+	}
+	if now := w.git("ls-remote", w.bare, "refs/reconciler/status/host1"); now != tip {
+		t.Errorf("it reports: %s, was %s", now, tip)
+	}
+	if out, code := w.try("accept", "--machine"); code == 0 {
+		t.Errorf("accepted without a reason:\n%s", out)
+	}
+	w.cli("accept", "--machine", "--reason", "the disk moved here")
+	w.await(passTime, "the accepted machine to start what is declared", func() bool { return w.qemu(uid).PID != 0 })
+	w.reconcile()
+	w.settled()
+	if out := w.cli("events"); !strings.Contains(out, "MachineAccepted") || !strings.Contains(out, "the disk moved here") {
+		t.Errorf("the events do not tell who accepted it and why:\n%s", out)
+	}
+}

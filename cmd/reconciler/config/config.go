@@ -45,6 +45,7 @@ type Config struct {
 	PlanSigners         []string `yaml:"planSigners" doc:"Public SSH keys whose approvals of a plan count, a line each."`
 	OverrideKeys        []string `yaml:"overrideKeys" doc:"Public SSH keys that may release what is held, a line each."`
 	HostKeyFile         string   `yaml:"hostKeyFile" doc:"Private SSH key that signs what this host reports; one is made in the state directory if empty."`
+	MachineIDFile       string   `yaml:"machineIDFile" doc:"File with the id of this machine, see machine-id(5). It tells a copy of the state directory on another machine from the host."`
 	Secrets             Secrets  `yaml:"secrets"`
 
 	Forge   Forge   `yaml:"forge"`
@@ -150,6 +151,7 @@ func Default() Config {
 		Accel:             "kvm",
 		StateDir:          "/var/lib/reconciler",
 		RunDir:            "/run/reconciler",
+		MachineIDFile:     "/etc/machine-id",
 		Interval:          time.Minute,
 		Heartbeat:         10 * time.Minute,
 		StatusRefPrefix:   "refs/reconciler/status/",
@@ -271,6 +273,7 @@ func (c *Config) Check() []Problem {
 		{"signing.keys", c.Signing.Keys, false},
 		{"signing.gpgKeys", c.Signing.GPGKeys, false},
 		{"hostKeyFile", c.HostKeyFile, false},
+		{"machineIDFile", c.MachineIDFile, false},
 		{"secrets.ageKeyFile", c.Secrets.AgeKeyFile, false},
 		{"forge.tokenFile", c.Forge.TokenFile, false},
 		{"forge.caFile", c.Forge.CAFile, false},

@@ -42,6 +42,7 @@ requireReviewedPlan: true
 planSigners: [KEY]
 overrideKeys: [KEY]
 hostKeyFile: /hk
+machineIDFile: /mid
 secrets: {ageKeyFile: /age}
 forge: {kind: gitea, url: "https://git.example.org", repository: ops/cluster, tokenFile: /ft, caFile: /fca}
 iscsi: {discovery: chap}
@@ -72,7 +73,7 @@ statusRefPrefix: refs/agents/
 		Tenants: []Tenant{{"acme", "tenants/acme", []string{"VirtualMachine"}, []string{"fast"}, []string{"front"}, []string{"debian"}, []string{"host1"},
 			[]string{"br0"}, "images/acme", Quota{1, 2, "3Gi", 4, 6, "5Ti"}}},
 		Signing:             Signing{true, "/as", "/gk", "Merges", "0123456789012345678901234567890123456789"},
-		RequireReviewedPlan: true, PlanSigners: []string{key}, OverrideKeys: []string{key}, HostKeyFile: "/hk", Secrets: Secrets{"/age"},
+		RequireReviewedPlan: true, PlanSigners: []string{key}, OverrideKeys: []string{key}, HostKeyFile: "/hk", MachineIDFile: "/mid", Secrets: Secrets{"/age"},
 		Forge:   Forge{"gitea", "https://git.example.org", "ops/cluster", "/ft", "/fca"},
 		ISCSI:   ISCSI{"chap"},
 		Webhook: Webhook{"192.0.2.1:9443", "/ws", "/wc", "/wk"},
