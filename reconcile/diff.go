@@ -478,6 +478,11 @@ func (d *differ) identify(p *Plan) {
 			pure.index()
 		}
 		if asked, ok := pure.object(a.Key()); ok && asked.Op != OpUnchanged {
+			// Base knows no process. Who approved what was to be done in the running
+			// guest has not approved a restart.
+			if a.outOfSlots && asked.Op == OpUpdate {
+				asked.Op, asked.Impact = OpRestart, ImpactRestart
+			}
 			a.ID = actionID(d.want.Cluster, d.want.oldestHost(), &asked)
 		}
 	}

@@ -344,6 +344,7 @@ func (d *differ) running(a *Action, b *Applied, again, cannot string) {
 			return
 		}
 		again = "updatePolicy asks for it"
+		a.outOfSlots = slices.ContainsFunc(a.Changes, func(c Change) bool { return c.because != "" })
 	}
 	if again != "" {
 		a.Op, a.Impact, a.Reason = OpRestart, ImpactRestart, again

@@ -131,6 +131,16 @@ func TestOutOfSlots(t *testing.T) {
 	if a, _, _, _ = see(tree(1, ""), tree(11, ", updatePolicy: {restart: Automatic}"), 9); a.Op != OpRestart || a.State != Ready {
 		t.Errorf("with updatePolicy Automatic: %s %s", a.Op, a.State)
 	}
+	restart := find(t, Diff(desired(t, tree(11, ", updatePolicy: {restart: Automatic}")...), base, have, testNow), spec.KindVirtualMachine, "v")
+	for k, h := range have.Objects {
+		if k.Kind == spec.KindVirtualMachine {
+			h.VM.Ports = 0
+		}
+	}
+	live := find(t, Diff(desired(t, tree(11, ", updatePolicy: {restart: Automatic}")...), base, have, testNow), spec.KindVirtualMachine, "v")
+	if restart.Op != OpRestart || live.Op != OpUpdate || restart.ID == live.ID || restart.ID == "" {
+		t.Errorf("who approves the update %s approves the restart %s", live.ID, restart.ID)
+	}
 	// What goes makes room, as does what is not known.
 	if a, _, _, _ = see(tree(9, ""), tree(8, ", nics: [{name: n, network: front}]"), 9); a.Op != OpUpdate || a.Impact != ImpactLive {
 		t.Errorf("one for another: %s %s", a.Op, a.Impact)

@@ -123,6 +123,8 @@ type Action struct {
 	Want  *Object `json:"-"` // nil when the object is to go
 	Have  *Live   `json:"-"` // nil when it is not there
 
+	outOfSlots bool // a restart of what would be live, had the process room for it
+
 	unknown bool // blocked because its object could not be observed
 }
 
