@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"reconciler/internal/owndir"
 )
 
 // EnsureConfig says how a target is started and found.
@@ -39,10 +41,11 @@ const patience = 3 * time.Second
 // supervisor nor the server is a child of the caller: both outlive it, and the
 // server outlives the supervisor.
 func Ensure(ctx context.Context, cfg EnsureConfig) error {
-	for _, d := range []string{cfg.StateDir, cfg.RunDir} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return err
-		}
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return err
+	}
+	if err := owndir.Make(cfg.RunDir, 0o700); err != nil {
+		return err
 	}
 	if err := startKeeper(ctx, cfg); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"reconciler/internal/owndir"
 	"reconciler/internal/unixsock"
 )
 
@@ -20,7 +21,7 @@ type controlSocket struct {
 }
 
 func listenControl(runDir string) (*controlSocket, error) {
-	if err := os.MkdirAll(runDir, 0o700); err != nil {
+	if err := owndir.Make(runDir, 0o700); err != nil {
 		return nil, err
 	}
 	ln, err := unixsock.Listen(socketPath(runDir))
