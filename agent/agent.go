@@ -76,6 +76,7 @@ type Agent struct {
 	teller   *teller       // nil without a forge
 	proposer *proposer     // nil where drift is not brought back
 	kick     chan struct{} // somebody asked for a pass: pending
+	rush     chan struct{} // the same, for a pass that waits for its actions
 
 	publisher *publisher
 	asking    chan struct{} // holds one while the repository is asked
@@ -83,7 +84,7 @@ type Agent struct {
 
 	life         context.Context // of the agent: what its actions run under
 	tasks        sync.WaitGroup
-	slots        chan struct{} // actions that run
+	lanes        lanes
 	interruption chan struct{} // the one that stops a machine
 
 	disks, machines observer
@@ -180,7 +181,7 @@ func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, store: store{dir}, kick: make(chan struct{}, 1), life: context.Background(),
 		failures: map[reconcile.Key]*failure{}, repeats: map[reconcile.Key]*repeat{}, running: map[reconcile.Key]*task{}, have: reconcile.NewState(),
-		slots: make(chan struct{}, cfg.Parallel), interruption: make(chan struct{}, 1), asking: make(chan struct{}, 1),
+		lanes: lanes{room: cfg.Parallel}, rush: make(chan struct{}, 1), interruption: make(chan struct{}, 1), asking: make(chan struct{}, 1),
 	}
 	a.instance = uuid.NewString()
 	if a.bootID, err = uptime.Boot(); err != nil {

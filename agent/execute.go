@@ -81,15 +81,34 @@ func (a *Agent) execute(want *reconcile.Desired, plan *reconcile.Plan, progress 
 			a.finishLate(ctx, t)
 		})
 	}
-	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
-	defer cancel()
+	a.linger(run)
+	return a.finish(ctx, run)
+}
+
+// haste is how long a pass waits for its actions where something else has
+// happened meanwhile, such as the end of a machine.
+const haste = 500 * time.Millisecond
+
+// linger waits for tasks, for as long as a pass may.
+func (a *Agent) linger(run map[reconcile.Key]*task) {
+	began := time.Now()
+	most := time.NewTimer(grace)
+	defer most.Stop()
+	rush := (<-chan struct{})(a.rush)
 	for _, t := range run {
-		select {
-		case <-t.done:
-		case <-late.Done():
+	wait:
+		for {
+			select {
+			case <-t.done:
+				break wait
+			case <-most.C:
+				return
+			case <-rush:
+				rush = nil
+				most.Reset(max(haste-time.Since(began), 0))
+			}
 		}
 	}
-	return a.finish(ctx, run)
 }
 
 // await runs one task when its dependencies are done and there is room.
@@ -102,16 +121,21 @@ func (a *Agent) await(ctx context.Context, run map[reconcile.Key]*task, t *task,
 			}
 		}
 	}
-	// Interruptions go one at a time; the next when the last is healthy.
-	if t.action.Kind == spec.KindVirtualMachine && t.action.Impact >= reconcile.ImpactRestart {
-		a.interruption <- struct{}{}
+	// Interruptions go one at a time; the next when the last is healthy. One that
+	// was asked for by name does not wait for a guest that takes its time.
+	if t.action.Kind == spec.KindVirtualMachine && t.action.Impact >= reconcile.ImpactRestart && !a.asksRestart(t.action.UID) {
+		select {
+		case a.interruption <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		defer func() { <-a.interruption }()
 	}
-	a.slots <- struct{}{}
-	defer func() { <-a.slots }()
-	if err := ctx.Err(); err != nil {
+	leave, err := a.lanes.enter(ctx, a.lane(t.action))
+	if err != nil {
 		return err
 	}
+	defer leave()
 	// It may have waited for its turn until the window closed.
 	if ok, _, _ := a.cfg.Windows.Admits(policy.Interrupts(t.action), a.cfg.Now()); t.windowed && !ok {
 		return errSkipped

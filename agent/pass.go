@@ -166,25 +166,17 @@ func (a *Agent) decide(want *reconcile.Desired, have reconcile.State) *reconcile
 	// says so.
 	_ = a.writeDown()
 	now := a.cfg.Now()
-	// What is being changed right now cannot be observed as a state.
-	for k := range a.running {
-		have.Unknown[k] = inProgress
-		delete(have.Objects, k)
-	}
+	a.hideRunning(have)
 	plan, awaits, inUse := a.diff(want, a.base, have)
 	a.review.awaits, a.review.inUse = awaits, inUse
 	plan.Base = a.mem.LastApplied
 	policy.Apply(&plan, a.restraints(have, a.contact && now.Sub(a.mem.LastContact) < 2*a.cfg.Interval+time.Minute))
 	a.holdDouble(&plan)
+	a.showRunning(&plan)
 	failing := map[reconcile.Key]*failure{}
 	for i := range plan.Actions {
 		act := &plan.Actions[i]
 		k := act.Key()
-		if t := a.running[k]; t != nil {
-			act.Op, act.Cause, act.Impact = t.action.Op, t.action.Cause, t.action.Impact
-			act.State, act.Reason = reconcile.Waiting, inProgress
-			continue
-		}
 		if act.State == reconcile.Ready && act.Op != reconcile.OpUnchanged {
 			a.rest(act, now)
 		}
@@ -239,6 +231,26 @@ func (a *Agent) askedRestarts(have reconcile.State) map[reconcile.Key]bool {
 }
 
 const inProgress = "in progress"
+
+// hideRunning takes out of what was observed what is being changed right now, and
+// so cannot be observed as a state. a.mu is held.
+func (a *Agent) hideRunning(have reconcile.State) {
+	for k := range a.running {
+		have.Unknown[k] = inProgress
+		delete(have.Objects, k)
+	}
+}
+
+// showRunning puts the actions that run into a plan. a.mu is held.
+func (a *Agent) showRunning(plan *reconcile.Plan) {
+	for i := range plan.Actions {
+		act := &plan.Actions[i]
+		if t := a.running[act.Key()]; t != nil {
+			act.Op, act.Cause, act.Impact = t.action.Op, t.action.Cause, t.action.Impact
+			act.State, act.Reason = reconcile.Waiting, inProgress
+		}
+	}
+}
 
 // absorb notes in base what turned out to be as it is wanted, and forgets what
 // is nowhere any more.

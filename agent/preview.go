@@ -46,6 +46,10 @@ func (a *Agent) Plan(ctx context.Context, r api.PlanRequest) (*reconcile.Plan, e
 			have = reconcile.NewState()
 		}
 		a.mu.Lock()
+		live := err == nil && r.Against == "live"
+		if live {
+			a.hideRunning(have)
+		}
 		if r.Rev == "" && r.Base == "" {
 			plan, _, _ = a.diff(want, base, have)
 		} else {
@@ -53,6 +57,9 @@ func (a *Agent) Plan(ctx context.Context, r api.PlanRequest) (*reconcile.Plan, e
 		}
 		plan.Hosts[0].ObservedAt = observed
 		plan.Incomplete = err != nil || now.Sub(observed) > maxReportAge
+		if live {
+			a.showRunning(&plan)
+		}
 		in := a.restraints(have, a.contact || r.Rev == "")
 		in.Ownership = a.ownership(set)
 		policy.Apply(&plan, in)

@@ -55,6 +55,16 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	quiet := func(string) {}
 	mail := newCorrespondent(a)
 	a.tasks.Go(func() { mail.run(ctx) })
+	a.tasks.Go(func() {
+		for {
+			select {
+			case uid := <-a.cfg.Changed:
+				a.wake(trigger{why: "machine " + uid + " changed"})
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
 	mail.ask()
 	// Machines come back from the cached revision first: the forge may be one
 	// of them.
@@ -141,8 +151,6 @@ func (a *Agent) wait(ctx context.Context, pushed <-chan struct{}, mail *correspo
 			return because, nil
 		case <-a.kick:
 			t = a.asked()
-		case uid := <-a.cfg.Changed:
-			t = trigger{why: "machine " + uid + " changed"}
 		case <-pushed:
 			t = trigger{fetch: true, why: "push"}
 		case <-retry.C:
@@ -256,9 +264,11 @@ func (a *Agent) wake(t trigger) {
 	a.mu.Lock()
 	a.pending = trigger{fetch: a.pending.fetch || t.fetch, why: t.why}
 	a.mu.Unlock()
-	select {
-	case a.kick <- struct{}{}:
-	default:
+	for _, c := range []chan struct{}{a.kick, a.rush} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -267,6 +277,10 @@ func (a *Agent) asked() trigger {
 	defer a.mu.Unlock()
 	t := a.pending
 	a.pending = trigger{}
+	select {
+	case <-a.rush:
+	default:
+	}
 	return t
 }
 

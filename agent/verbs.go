@@ -278,6 +278,14 @@ func (a *Agent) launchOf(k reconcile.Key) (string, error) {
 // forcedSuffix ends the reason of a restart that does not ask the guest.
 const forcedSuffix = ", without asking the guest"
 
+// asksRestart says whether an operator asked for a machine's restart.
+func (a *Agent) asksRestart(uid string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, asked := a.mem.Restarts[uid]
+	return asked
+}
+
 // forced says whether the machine is to be stopped without asking the guest.
 func (a *Agent) forced(uid string) bool {
 	a.mu.Lock()
@@ -294,36 +302,61 @@ func (a *Agent) Stop(ctx context.Context, r api.MachineRequest) (api.StopResult,
 	}
 	a.audit("VirtualMachine/"+r.Name, "Stop", "", r.Caller, nil)
 	a.forgive(k) // the start that comes next is of a machine that a person has stopped
+	act, why, end, err := a.beginStop(ctx, k, r)
+	if err != nil {
+		return api.StopResult{}, err
+	}
+	defer end()
+	out, err := a.end(ctx, act, reconcile.Inputs{BootID: a.bootID, Force: r.Force, Progress: func(string, ...any) {}})
+	result := api.StopResult{Idle: out.Idle}
+	if out.Idle {
+		result.Why = why
+	}
+	return result, err
+}
+
+// beginStop looks at a machine that is to be stopped and lets no pass act on it
+// until end is called. The passes go on: a guest may take its time.
+func (a *Agent) beginStop(ctx context.Context, k reconcile.Key, r api.MachineRequest) (act *reconcile.Action, why string, end func(), err error) {
 	a.pass.Lock()
 	defer a.pass.Unlock()
 	a.mu.Lock()
 	set := a.set
 	a.mu.Unlock()
 	if set == nil {
-		return api.StopResult{}, errNoRevision
+		return nil, "", nil, errNoRevision
 	}
 	want := a.desired(set)
 	have, err := a.observe(ctx, want)
 	if err != nil {
-		return api.StopResult{}, err
+		return nil, "", nil, err
 	}
-	h := have.Objects[k]
+	h, why := have.Objects[k], have.Unknown[k]
 	if h == nil || h.VM == nil {
-		if why := have.Unknown[k]; why != "" && !r.Force {
-			return api.StopResult{}, api.Errorf(api.Invalid, "%s (--force ends it)", why)
+		if why != "" && !r.Force {
+			return nil, "", nil, api.Errorf(api.Invalid, "%s (--force ends it)", why)
 		}
 		h = &reconcile.Live{Object: reconcile.Object{Kind: k.Kind, UID: k.UID, Name: r.Name}, VM: &reconcile.LiveVM{}}
 	}
-	act := &reconcile.Action{
+	act = &reconcile.Action{
 		Kind: k.Kind, Name: r.Name, UID: k.UID, Host: a.name(), Op: reconcile.OpStop, Cause: reconcile.CauseRevision,
 		Impact: reconcile.ImpactStop, State: reconcile.Ready, Want: want.Objects[k], Have: h,
 	}
-	out, err := a.end(ctx, act, reconcile.Inputs{BootID: a.bootID, Force: r.Force, Progress: func(string, ...any) {}})
-	result := api.StopResult{Idle: out.Idle}
-	if out.Idle {
-		result.Why = have.Unknown[k]
+	t := &task{action: act, done: make(chan struct{})}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.running[k] == nil { // else that action is what is to be ended
+		a.running[k] = t
 	}
-	return result, err
+	return act, why, func() {
+		close(t.done)
+		a.mu.Lock()
+		if a.running[k] == t {
+			delete(a.running, k)
+		}
+		a.mu.Unlock()
+		a.wake(trigger{why: "stopped"})
+	}, nil
 }
 
 // Undelete keeps a quarantined disk without a deadline.

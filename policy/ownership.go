@@ -17,6 +17,9 @@ type Ownership struct {
 	Recorded map[string]string
 }
 
+// Tenant is who declares an object; empty for the operators.
+func (o Ownership) Tenant(uid string) string { return nameOf(tenantOf(o.Declared(uid), o.Tenants)) }
+
 // Kept says whether objects of a kind hold what another tenant must not get: a
 // disk its data, a machine what it has in memory.
 func Kept(k spec.Kind) bool {

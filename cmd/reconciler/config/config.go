@@ -133,7 +133,7 @@ type Root struct {
 // Limits bound what a commit can do.
 type Limits struct {
 	Budget   Budget `yaml:"budget"`
-	Parallel int    `yaml:"parallel" doc:"Actions carried out at a time. 1 to 64."`
+	Parallel int    `yaml:"parallel" doc:"Actions begun at a time, for each pool and kind of work; downloads at a time, for each tenant. 1 to 64."`
 	// ImageSize is a size as spec.Size reads it.
 	ImageSize string `yaml:"imageSize" doc:"Largest file of an Image, as 20Gi."`
 }
