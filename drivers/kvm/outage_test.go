@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"reconciler/drivers/kvm/qmp"
 	"reconciler/reconcile"
+	"reconciler/spec"
 )
 
 // proxy stands between QEMU and the target. Mute, it accepts everything and
@@ -169,5 +171,43 @@ func TestOutage(t *testing.T) {
 	r.serial.Wait(t, `^GUEST up`, 60*time.Second)
 	if live := r.vm("web"); len(live.VM.Disks) != 2 {
 		t.Errorf("disks %v", live.VM.Disks)
+	}
+}
+
+// A guest at a disk that refuses every write stops again as soon as it is
+// resumed. Asked to restart, it is stopped and starts anew.
+func TestRestartAtADiskThatFails(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	tree := []string{diskYAML("root", "64Mi"), vmYAML("web", writer, "shutdown: {timeout: 2s}", "disks: [{disk: root}]")}
+	r.up("web", tree...)
+	r.serial.Wait(t, `^REC 3 `, 60*time.Second)
+	tid := strconv.Itoa(r.tgtd.disks[r.uid(spec.KindDisk, "root")].id)
+	refuse := func(value string) {
+		r.tgtd.must(t, "--op", "update", "--mode", "logicalunit", "--tid", tid, "--lun", "1", "--params", "readonly="+value)
+	}
+	refuse("1")
+	before := r.waitPower("web", reconcile.PowerIOError)
+	if err := r.apply(r.plan()[0]); err != nil { // it is resumed, to no effect
+		t.Fatal(err)
+	}
+	r.waitPower("web", reconcile.PowerIOError)
+
+	r.want.Restart[r.key("web")] = reconcile.Restart{Why: "asked for", Launch: before.VM.Launch}
+	list := r.plan()
+	if len(list) != 1 || list[0].Op != reconcile.OpRestart || list[0].State != reconcile.Ready {
+		t.Fatalf("the plan of a restart:\n%s", describe(list))
+	}
+	stop := list[0]
+	stop.Op = reconcile.OpStop
+	if err := r.apply(stop); err != nil {
+		t.Fatal(err)
+	}
+	r.noProcess()
+	refuse("0")
+	delete(r.want.Restart, r.key("web"))
+	r.converge()
+	if live := r.waitPower("web", reconcile.PowerRunning); live.VM.Launch == before.VM.Launch {
+		t.Error("it is the same launch")
 	}
 }
