@@ -3,6 +3,7 @@ package kvm
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 
@@ -52,7 +53,8 @@ func (d *Driver) ConsoleLogs(uid string) []string {
 }
 
 // turnOver keeps a log's content as PATH.1 and empties it. QEMU has the file
-// open for appending and goes on at its start.
+// open for appending and goes on at its start; what it writes meanwhile is kept,
+// too, but for what falls between the last look and the next system call.
 func turnOver(path string) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -61,13 +63,34 @@ func turnOver(path string) error {
 	if err != nil || info.Size() < turnAt {
 		return err
 	}
-	b, err := os.ReadFile(path)
+	if err := keepOlder(path, info.Size()-turnAt); err != nil {
+		return fmt.Errorf("turn over the log: %w", err)
+	}
+	return nil
+}
+
+func keepOlder(path string, from int64) error {
+	log, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return fmt.Errorf("turn over the console log: %w", err)
+		return err
 	}
-	b = b[max(0, len(b)-turnAt):]
-	if err := os.WriteFile(path+".1", b, 0o600); err != nil {
-		return fmt.Errorf("turn over the console log: %w", err)
+	defer log.Close()
+	older, err := os.OpenFile(path+".1.new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
 	}
-	return os.Truncate(path, 0)
+	defer older.Close()
+	if _, err := log.Seek(from, io.SeekStart); err != nil {
+		return err
+	}
+	if _, err := io.Copy(older, log); err != nil {
+		return err
+	}
+	if err := os.Rename(older.Name(), path+".1"); err != nil {
+		return err
+	}
+	if _, err := io.Copy(older, log); err != nil { // what has come since
+		return err
+	}
+	return log.Truncate(0)
 }

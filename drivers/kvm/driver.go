@@ -118,7 +118,8 @@ type Driver struct {
 	stop    context.CancelFunc
 	bootID  func() (string, error)
 
-	children sync.Map // chan closed once a process of this agent is reaped, by pid
+	turning  sync.Mutex // held while a log is turned over
+	children sync.Map   // chan closed once a process of this agent is reaped, by pid
 
 	mu       sync.Mutex
 	machines map[string]*machine

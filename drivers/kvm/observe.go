@@ -220,6 +220,8 @@ func (d *Driver) observeProcess(ctx context.Context, m *machine, rec *record, p 
 // tidy bounds the logs of a process and removes what a crash left of its start.
 func (d *Driver) tidy(m *machine) {
 	d.removeSecrets(m.uid)
+	d.turning.Lock() // two may look at once
+	defer d.turning.Unlock()
 	for _, log := range []string{d.consoleLog(m.uid), d.messageLog(m.uid)} {
 		if err := turnOver(log); err != nil {
 			d.cfg.Log.Warn("turn a log over", "vm", m.uid, "error", err)

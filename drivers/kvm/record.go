@@ -207,8 +207,8 @@ func (d *Driver) forget(m *machine) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, path := range []string{
-		d.rescuePath(m.uid), d.consoleLog(m.uid), d.consoleLog(m.uid) + ".1",
-		d.messageLog(m.uid), d.messageLog(m.uid) + ".1", d.lockPath(m.uid),
+		d.rescuePath(m.uid), d.consoleLog(m.uid), d.consoleLog(m.uid) + ".1", d.consoleLog(m.uid) + ".1.new",
+		d.messageLog(m.uid), d.messageLog(m.uid) + ".1", d.messageLog(m.uid) + ".1.new", d.lockPath(m.uid),
 	} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove the machine's files: %w", err)
