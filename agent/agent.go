@@ -198,11 +198,9 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a.base, a.revisions = base.maps()
-	owned := mapRecord[string]{owners{}}
-	if err := loadRecord(a, ownersFile, &owned); err != nil {
+	if err := a.loadOwners(); err != nil {
 		return nil, err
 	}
-	a.owners = owned.Entries
 	if err := a.loadPlaces(); err != nil {
 		return nil, err
 	}

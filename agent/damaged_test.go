@@ -41,7 +41,7 @@ func damagedSim(t *testing.T) *sim {
 		t.Fatal(err)
 	}
 	for name, v := range map[string]any{
-		ownersFile: mapRecord[string]{owners{}}, reviewFile: reviewMemory{Begun: true}, saidFile: mapRecord[verdict]{}, driftFile: made{},
+		ownersFile: owners{}.record(), reviewFile: reviewMemory{Begun: true}, saidFile: mapRecord[verdict]{}, driftFile: made{},
 	} {
 		if _, err := os.Stat(filepath.Join(s.dir, "agent", name)); err != nil {
 			if err := s.agent.store.save(name, v); err != nil {

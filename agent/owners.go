@@ -1,19 +1,85 @@
 package agent
 
 import (
+	"encoding/json"
 	"errors"
 	"maps"
 
+	"reconciler/internal/durable"
 	"reconciler/policy"
 	"reconciler/reconcile"
 	"reconciler/spec"
 )
 
-// owners are the files that declared the objects which are on the host, by UID:
-// who may have their data once they are declared again elsewhere.
-type owners map[string]string
+// owners are those who declared the objects which are on the host, by UID: who
+// may have their data once they are declared again elsewhere.
+type owners map[string]policy.Owner
 
 const ownersFile = "owners.json"
+
+// ownersRecord is the form of owners on disk. The names of tenants stand beside
+// the files, so that an earlier build reads what it knows of.
+type ownersRecord struct {
+	mapRecord[string]
+	Tenants map[string]string
+}
+
+func (r ownersRecord) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Entries map[string]string `json:"entries"`
+		Tenants map[string]string `json:"tenants,omitempty"`
+	}{r.Entries, r.Tenants})
+}
+
+func (r *ownersRecord) UnmarshalJSON(data []byte) error {
+	if err := r.mapRecord.UnmarshalJSON(data); err != nil {
+		return err
+	}
+	v, err := durable.Version(data)
+	if err != nil || v == 0 {
+		return err
+	}
+	var named struct {
+		Tenants map[string]string `json:"tenants"`
+	}
+	err = json.Unmarshal(data, &named)
+	r.Tenants = named.Tenants
+	return err
+}
+
+func (o owners) record() ownersRecord {
+	r := ownersRecord{mapRecord[string]{map[string]string{}}, map[string]string{}}
+	for uid, owner := range o {
+		r.Entries[uid] = owner.File
+		if owner.Tenant != "" {
+			r.Tenants[uid] = owner.Tenant
+		}
+	}
+	return r
+}
+
+// loadOwners reads who has what. What an earlier build wrote down by its file
+// alone belongs to whom the file belongs now, once and for all.
+func (a *Agent) loadOwners() error {
+	var r ownersRecord
+	if err := loadRecord(a, ownersFile, &r); err != nil {
+		return err
+	}
+	a.owners = owners{}
+	unnamed := false
+	for uid, file := range r.Entries {
+		o := policy.Owner{Tenant: r.Tenants[uid], File: file}
+		if o.Tenant == "" {
+			o = policy.OwnerOf(file, a.cfg.Tenants)
+			unnamed = unnamed || o.Tenant != ""
+		}
+		a.owners[uid] = o
+	}
+	if !unnamed {
+		return nil
+	}
+	return a.store.save(ownersFile, a.owners.record())
+}
 
 // declaredIn looks up which file of a tree declares an object.
 func declaredIn(set *spec.Set) func(uid string) string {
@@ -44,8 +110,16 @@ func (a *Agent) own(actions ...*reconcile.Action) error {
 		if act.Want == nil || !policy.Kept(act.Kind) {
 			continue
 		}
-		if f := file(act.UID); f != "" && a.owners[act.UID] != f {
-			changed[act.UID] = f
+		f, was := file(act.UID), a.owners[act.UID]
+		if f == "" {
+			continue
+		}
+		now := policy.OwnerOf(f, a.cfg.Tenants)
+		if len(a.cfg.Tenants) == 0 { // which may be for a while only
+			now.Tenant = was.Tenant
+		}
+		if now != was {
+			changed[act.UID] = now
 		}
 	}
 	return a.keepOwners(changed, nil)
@@ -75,7 +149,7 @@ func (a *Agent) keepOwners(changed owners, gone []string) error {
 	for _, uid := range gone {
 		delete(next, uid)
 	}
-	if err := a.store.save(ownersFile, mapRecord[string]{next}); err != nil {
+	if err := a.store.save(ownersFile, next.record()); err != nil {
 		return err
 	}
 	a.owners = next

@@ -2,6 +2,9 @@ package agent
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -165,5 +168,65 @@ func TestOwnersAreForgotten(t *testing.T) {
 	s.mustPass()
 	if s.live(spec.KindVirtualMachine, "a") == nil {
 		t.Error("the name is free, and not given away")
+	}
+}
+
+// A tenant is its name: a directory that is renamed keeps what is in it, and one
+// that is given to another tenant gives it nothing of the former one's. That holds
+// for what an earlier build wrote down by its file alone, too.
+func TestTenantIsItsName(t *testing.T) {
+	for _, earlier := range []bool{false, true} {
+		t.Run(fmt.Sprintf("earlier build %t", earlier), func(t *testing.T) {
+			s := newSim(t, twoTenants)
+			keep := map[string]string{"tenants/globex/g.yaml": withDisk("keep", "keep-root"), "ops.yaml": withDisk("ops", "ops-root")}
+			with := func(file, text string) map[string]string {
+				files := maps.Clone(keep)
+				files[file] = text
+				return files
+			}
+			s.commit(with("tenants/acme/a.yaml", withDisk("a", "a-root")))
+			s.mustPass()
+			s.commit(keep)
+			s.mustPass()
+			if h := s.live(spec.KindDisk, "a-root"); h == nil || !h.Disk.Quarantined {
+				t.Fatal("the removed disk is not in quarantine")
+			}
+			if earlier {
+				files := s.agent.owners.record()
+				files.Tenants = nil
+				if err := s.agent.store.save(ownersFile, files); err != nil {
+					t.Fatal(err)
+				}
+				s.restart() // by the new build, before anything is given away
+			}
+			// The directory is the other tenant's now.
+			former := s.cfg.Tenants
+			s.cfg.Tenants = slices.Clone(former)
+			s.cfg.Tenants[0].Path, s.cfg.Tenants[1].Path = "tenants/moved", "tenants/acme"
+			s.restart()
+			s.ran()
+			moved := map[string]string{"tenants/acme/g.yaml": keep["tenants/globex/g.yaml"], "ops.yaml": keep["ops.yaml"]}
+			s.commit(moved)
+			if p := s.mustPass(); p.Count(reconcile.Held) != 0 {
+				t.Errorf("a renamed directory: %s", p.Headline())
+			}
+			moved["tenants/acme/a.yaml"] = withDisk("a", "a-root")
+			s.commit(moved)
+			p := s.mustPass()
+			if a := actionOf(t, p, "Disk/a-root"); a.State != reconcile.Held || !strings.Contains(a.Reason, "it is tenant acme's") {
+				t.Errorf("a path that was acme's: %s %s (%s)", a.Op, a.State, a.Reason)
+			}
+			if b := s.ran(); slices.ContainsFunc(b, func(b begun) bool { return strings.HasPrefix(b.object, "Disk/a-root") }) {
+				t.Errorf("%v", b)
+			}
+			// Its tenant has it back, wherever it is.
+			delete(moved, "tenants/acme/a.yaml")
+			moved["tenants/moved/a.yaml"] = withDisk("a", "a-root")
+			s.commit(moved)
+			s.mustPass()
+			if h := s.live(spec.KindDisk, "a-root"); h == nil || h.Disk.Quarantined {
+				t.Error("the tenant did not get it back")
+			}
+		})
 	}
 }

@@ -13,8 +13,20 @@ type Ownership struct {
 	Tenants []Tenant
 	// Declared are the files that declare objects now, by UID.
 	Declared func(uid string) string
-	// Recorded are the files that declared the objects that are there, by UID.
-	Recorded map[string]string
+	// Recorded are those who declared the objects that are there, by UID.
+	Recorded map[string]Owner
+}
+
+// Owner is who declared an object. A directory may be renamed, or given to
+// another tenant: the name decides, and the file only where there is none.
+type Owner struct {
+	Tenant string // empty: the operators, or nobody knew of tenants then
+	File   string
+}
+
+// OwnerOf is who declares what stands in a file.
+func OwnerOf(file string, tenants []Tenant) Owner {
+	return Owner{Tenant: nameOf(tenantOf(file, tenants)), File: file}
 }
 
 // Tenant is who declares an object; empty for the operators.
@@ -36,13 +48,16 @@ func (o Ownership) taken(a *reconcile.Action) string {
 	if now == nil {
 		return ""
 	}
-	file, known := o.Recorded[a.UID]
-	was := tenantOf(file, o.Tenants)
+	owner, known := o.Recorded[a.UID]
+	was := &Tenant{Name: owner.Tenant}
+	if owner.Tenant == "" {
+		was = tenantOf(owner.File, o.Tenants)
+	}
 	switch {
 	case known && nameOf(was) == now.Name:
 		return ""
 	case known:
-		return fmt.Sprintf("tenant %s declares it, but it is %s (%s)", now.Name, whose(was), file)
+		return fmt.Sprintf("tenant %s declares it, but it is %s (%s)", now.Name, whose(was), owner.File)
 	case a.Op == reconcile.OpRestore:
 		return fmt.Sprintf("tenant %s declares it, but nothing says whose the data in quarantine is", now.Name)
 	}

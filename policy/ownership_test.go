@@ -31,6 +31,9 @@ func TestOwnership(t *testing.T) {
 		{"restored by its tenant", reconcile.OpRestore, true, acmes, "tenants/acme/old.yaml", ""},
 		{"restored by another", reconcile.OpRestore, true, globexs, acmes, "tenant globex declares it, but it is tenant acme's (tenants/acme/a.yaml)"},
 		{"the operators' restored by a tenant", reconcile.OpRestore, true, globexs, ops, "it is not a tenant's"},
+		{"a path that was another tenant's", reconcile.OpRestore, true, globexs, "acme:" + globexs, "it is tenant acme's"},
+		{"a directory that was renamed", reconcile.OpRestore, true, acmes, "acme:old/acme/a.yaml", ""},
+		{"a directory of a tenant that is gone", reconcile.OpUnchanged, true, globexs, "initech:" + globexs, "it is tenant initech's"},
 		{"restored by the operators", reconcile.OpRestore, true, ops, acmes, ""},
 		{"restored, and the record is lost", reconcile.OpRestore, true, globexs, "", "nothing says whose"},
 		{"there, and the record is lost", reconcile.OpUnchanged, true, globexs, "", ""},
@@ -40,10 +43,14 @@ func TestOwnership(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			in := Input{Have: reconcile.NewState(), Limits: DefaultLimits, Now: now, Ownership: Ownership{
-				Tenants: []Tenant{acme(), globex()}, Declared: func(string) string { return c.declared }, Recorded: map[string]string{},
+				Tenants: []Tenant{acme(), globex()}, Declared: func(string) string { return c.declared }, Recorded: map[string]Owner{},
 			}}
 			if c.recorded != "" {
-				in.Ownership.Recorded[uid] = c.recorded
+				tenant, file, named := strings.Cut(c.recorded, ":")
+				if !named {
+					tenant, file = "", c.recorded
+				}
+				in.Ownership.Recorded[uid] = Owner{tenant, file}
 			}
 			d := disk(c.op, c.have)
 			vm := reconcile.Action{Kind: spec.KindVirtualMachine, Name: "v", UID: "vm", Op: reconcile.OpCreate, State: reconcile.Ready,
