@@ -257,6 +257,22 @@ func (s *site) carryOut(a *reconcile.Action, o outcome) {
 	}
 }
 
+// formerPath is where a field of a disk's entry was before the disk, and the
+// entry with it, was renamed.
+func formerPath(path string, was, now *reconcile.Object) string {
+	name, sub, ok := strings.Cut(strings.TrimPrefix(path, "spec.disks["), "].")
+	if !ok || !strings.HasPrefix(path, "spec.disks[") {
+		return path
+	}
+	disk := fieldOf(now, "spec.disks["+name+"].disk")
+	for _, f := range was.Fields {
+		if f.Path == "spec.disks["+f.Value+"].disk" && f.ID == disk.ID && name == disk.Value {
+			return "spec.disks[" + f.Value + "]." + sub
+		}
+	}
+	return path
+}
+
 // seen fails if an action makes anything as it stands in no tree that was
 // reviewed.
 func (s *site) seen(a *reconcile.Action) {
@@ -278,7 +294,13 @@ func (s *site) seen(a *reconcile.Action) {
 	}
 	for _, c := range a.Changes {
 		same := func(o *reconcile.Object) bool {
-			return o != nil && fieldOf(o, c.Field).Value == fieldOf(a.Want, c.Field).Value && fieldOf(o, c.Field).ID == fieldOf(a.Want, c.Field).ID
+			if o == nil {
+				return false
+			}
+			// A disk that is called otherwise is the same disk, and so is an entry
+			// that is called as its disk.
+			was, now := fieldOf(o, formerPath(c.Field, o, a.Want)), fieldOf(a.Want, c.Field)
+			return was.ID == now.ID && (was.Value == now.Value || now.ID != "" && strings.HasSuffix(c.Field, "disk"))
 		}
 		if c.Waits == "" && !slices.ContainsFunc(shown, same) {
 			s.fatalf("nobody reviewed %s of %s/%s (%s)", c.Field, a.Kind, a.Name, a.Cause)
