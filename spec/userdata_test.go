@@ -89,3 +89,15 @@ func TestUserDataWarnings(t *testing.T) {
 		}
 	}
 }
+
+func FuzzUserData(f *testing.F) {
+	for _, text := range []string{"#cloud-config\na: [\n", "\n#!/bin/sh\n", "## template: jinja\n", "#cloud-boothook", "#cloud-config\n\u2028- a: *b", " \ufeff# Cloud-Config"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		line, col, prob := userData(text)
+		if prob != nil && (line < 1 || col < 1 || line > 1+strings.Count(text, "\n") || strings.ContainsAny(prob.Error(), "\n\x00")) {
+			t.Errorf("%q: %d:%d: %v", text, line, col, prob)
+		}
+	})
+}

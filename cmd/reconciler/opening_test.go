@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"reconciler/gitrepo"
 )
@@ -137,6 +138,33 @@ func TestSpellings(t *testing.T) {
 					t.Errorf("%q: exit code %d, %q", args, code, stderr)
 				}
 			}
+		}
+	}
+}
+
+// The same holds for the jobs of a forge.
+func TestNothingToOpenInCI(t *testing.T) {
+	for _, name := range []string{"GITHUB_ACTIONS", "GITEA_ACTIONS", "GITLAB_CI"} {
+		t.Setenv(name, "")
+	}
+	w := newOpeningWorld(t)
+	for name, tt := range map[string]struct {
+		args []string
+		want string
+	}{
+		"branch":        {[]string{"--repo", w.repo, "--base", "a..b"}, `"a..b" is not the name of a branch`},
+		"no branch":     {[]string{"--repo", w.repo, "--base", "nope"}, "its only branch is main"},
+		"path":          {[]string{"--repo", w.repo, "--base", "main", "--path", "../x"}, `"../x" is not a directory of the repository`},
+		"no repository": {[]string{"--repo", w.repo + "-none", "--base", "main"}, "repository not found"},
+		"no CA":         {[]string{"--repo", "https://127.0.0.1:1/x.git", "--base", "main", "--ca-file", "/none/ca.pem"}, "caFile: open /none/ca.pem: no such file"},
+		"no key":        {[]string{"--repo", "ssh://git@127.0.0.1/x.git", "--base", "main"}, "ssh needs a private key (sshKeyFile) and"},
+		"no status":     {[]string{"--repo", w.repo, "--base", "main", "--status-repo", "ssh://git@127.0.0.1/x.git"}, "ssh needs a private key (sshKeyFile) and"},
+	} {
+		var out, errs bytes.Buffer
+		a := &app{stdin: strings.NewReader(""), stdout: &out, stderr: &errs, now: time.Now}
+		code := a.run(t.Context(), append([]string{"ci", "plan", "--head", "main"}, tt.args...))
+		if code == exitDone || !strings.Contains(errs.String(), tt.want) {
+			t.Errorf("%s: exit code %d, %q, want %q", name, code, errs.String(), tt.want)
 		}
 	}
 }
