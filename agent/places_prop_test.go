@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -210,7 +211,10 @@ func TestOneHostHasAnObject(t *testing.T) {
 				n.deaf = rapid.IntRange(0, 5).Draw(rt, "deaf") == 0
 				n.fate = nil
 				if rapid.IntRange(0, 2).Draw(rt, "trouble") == 0 {
-					n.fate = func() outcome { return rapid.SampledFrom([]outcome{done, undone, untold}).Draw(rt, "fate") }
+					// Drawn before: actions run several at a time.
+					fates := rapid.SliceOfN(rapid.SampledFrom([]outcome{done, undone, untold}), 16, 16).Draw(rt, "fates")
+					var next atomic.Uint32
+					n.fate = func() outcome { return fates[next.Add(1)%16] }
 				}
 				p, err := n.pass()
 				tell("%s at %d, mute %v, deaf %v: %v", name, n.sees, n.mute, n.deaf, err)
