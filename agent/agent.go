@@ -125,16 +125,15 @@ type Agent struct {
 	self   atomic.Pointer[self]   // this host's object, once a tree said it
 	called atomic.Pointer[string] // this host's name in the tree in force
 
-	instance    string                            // of this process, in what it reports
-	pushed      bool                              // this process has reported
-	doubled     bool                              // it was said that another machine is this host
-	recalled    map[reconcile.Key]*reconcile.Live // what was here by the last report, where the memory was lost
-	witnessed   bool                              // what was in force before is known, as far as it can be
-	keyUsed     bool                              // the key has signed reports before
-	keyDiffers  string                            // the declared key that was complained of
-	excludes    bool                              // other agents of the same host; the locks are held
-	cluster     func()                            // gives back what is held against other agents of the same cluster and host
-	mustSuspend []string                          // what was lost of what may have held something
+	instance   string                            // of this process, in what it reports
+	pushed     bool                              // this process has reported
+	doubled    bool                              // it was said that another machine is this host
+	recalled   map[reconcile.Key]*reconcile.Live // what was here by the last report, where the memory was lost
+	witnessed  bool                              // what was in force before is known, as far as it can be
+	keyUsed    bool                              // the key has signed reports before
+	keyDiffers string                            // the declared key that was complained of
+	excludes   bool                              // other agents of the same host; the locks are held
+	cluster    func()                            // gives back what is held against other agents of the same cluster and host
 	// passFailed is what was last said to be wrong with a pass.
 	passFailed string
 }

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -33,30 +32,35 @@ func loadRecord[T any](a *Agent, name string, out *T) error {
 		*out = record
 		return nil
 	}
-	var later *durable.VersionError
-	if errors.As(err, &later) {
+	aside, err := a.store.SetAside(name, err)
+	if err != nil {
 		return err
 	}
-	aside, aerr := a.store.SetAside(name)
-	if aerr != nil {
-		return errors.Join(err, aerr)
-	}
-	a.log.Error("a record of the agent is damaged", "error", err, "aside", aside, "lost", lost[name])
-	if name == stateFile || name == ownersFile && len(a.cfg.Tenants) > 0 {
-		a.mustSuspend = append(a.mustSuspend, fmt.Sprintf("%s was damaged and is now %s", filepath.Join(a.store.Path(), name), filepath.Base(aside)))
-	}
+	a.log.Error("a record of the agent is damaged", "aside", aside, "lost", lost[name])
 	return nil
 }
 
 // suspendForLoss suspends the host where what was lost may have held something.
+// It is told by what is in the directory, whenever the agent was killed meanwhile:
+// the record was set aside, and there is no other yet.
 func (a *Agent) suspendForLoss() error {
-	if len(a.mustSuspend) == 0 {
+	isLost := func(name string) bool { return a.store.Has(name+durable.AsideSuffix) && !a.store.Has(name) }
+	var why []string
+	for _, name := range []string{stateFile, ownersFile} {
+		if isLost(name) && (name != ownersFile || len(a.cfg.Tenants) > 0) {
+			why = append(why, fmt.Sprintf("%s was damaged and is now %s", filepath.Join(a.store.Path(), name), name+durable.AsideSuffix))
+		}
+	}
+	if len(why) == 0 {
 		return nil
 	}
-	a.mem.Suspensions = append(a.mem.Suspensions, policy.Suspension{
-		Reason: strings.Join(a.mustSuspend, "; "), By: "reconciler", Since: a.cfg.Now(),
+	err := a.keep(func(m *memory) {
+		m.Suspensions = append(m.Suspensions, policy.Suspension{Reason: strings.Join(why, "; "), By: "reconciler", Since: a.cfg.Now()})
 	})
-	return a.store.save(stateFile, a.mem)
+	if err != nil || !isLost(ownersFile) {
+		return err
+	}
+	return a.store.save(ownersFile, a.owners.record())
 }
 
 // damagedCondition names the files that were set aside. a.mu is held.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"reconciler/api"
+	"reconciler/policy"
 	"reconciler/reconcile"
 	"reconciler/spec"
 	"reconciler/status"
@@ -148,4 +149,30 @@ func condition(a *Agent, kind string) status.Condition {
 		}
 	}
 	return status.Condition{}
+}
+
+// An agent that was killed between setting a record aside and writing down what
+// follows from that suspends the host when it comes up, and once.
+func TestKilledWhileARecordWasSetAside(t *testing.T) {
+	for _, name := range []string{stateFile, ownersFile} {
+		t.Run(name, func(t *testing.T) {
+			s := damagedSim(t)
+			s.cfg.Tenants = []policy.Tenant{{Name: "red", Path: "red", Kinds: policy.TenantKinds()}}
+			path := filepath.Join(s.dir, "agent", name)
+			if err := os.Rename(path, path+".damaged"); err != nil {
+				t.Fatal(err)
+			}
+			s.restart()
+			if got := suspended(s.agent); !strings.Contains(got, name+".damaged") {
+				t.Fatalf("suspended: %q", got)
+			}
+			if err := s.agent.Resume(t.Context(), api.ResumeRequest{}); err != nil {
+				t.Fatal(err)
+			}
+			s.restart()
+			if got := suspended(s.agent); got != "" {
+				t.Errorf("suspended again: %q", got)
+			}
+		})
+	}
 }

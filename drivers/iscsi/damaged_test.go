@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -126,15 +127,46 @@ func TestOneDamagedRecord(t *testing.T) {
 				if s := w.converge(want); !reflect.DeepEqual(keysOf(s), keysOf(whole)) || len(s.Unknown) > 0 {
 					t.Errorf("with the record back: %v, unknown %v", keysOf(s), s.Unknown)
 				}
-				for _, f := range w.recordFiles() {
-					if strings.HasSuffix(f, ".damaged") {
-						t.Errorf("%s is taken for a record", f)
-					}
-				}
 			})
 		}
 		w.t = t
 	}
+}
+
+// What docs/operating.md has for who has no backup of a pool's records.
+func TestPoolRecordsFromEachOther(t *testing.T) {
+	w := newWorld(t)
+	want := w.tree(w.poolYAML(""), diskYAML("web", "size: 1Mi"))
+	whole := w.converge(want)
+	mustClaim(t, w, uidOf(spec.KindDisk, "web"), owner("launch-1"))
+	record := filepath.Join(w.dir, "state/storage/pools", uidOf(spec.KindStoragePool, "fast")+".json")
+	marker := filepath.Join(w.dir, "state/pools/fast/.reconciler-pool.json")
+	check := func(what string) {
+		t.Helper()
+		w.open()
+		if s := w.converge(want); !reflect.DeepEqual(keysOf(s), keysOf(whole)) || len(s.Unknown) > 0 {
+			t.Errorf("%s: %v, unknown %v", what, keysOf(s), s.Unknown)
+		}
+		if g := mustClaim(t, w, uidOf(spec.KindDisk, "web"), owner("launch-1")); g.Epoch != 1 {
+			t.Errorf("%s: epoch %d", what, g.Epoch)
+		}
+	}
+	if err := os.Rename(record, record+".away"); err != nil {
+		t.Fatal(err)
+	}
+	check("the record is moved away")
+	var r struct{ UID, Name, Cluster string }
+	data, err := os.ReadFile(record)
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(marker, fmt.Appendf(nil, `{"version": 1, "uid": %q, "name": %q, "cluster": %q}`, r.UID, r.Name, r.Cluster), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check("the marker is written from the record")
 }
 
 func keysOf(s reconcile.State) []string {

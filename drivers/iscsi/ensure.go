@@ -26,7 +26,6 @@ func (d *Driver) Ensure(ctx context.Context) error {
 			errs, away = append(errs, err), true
 		}
 	}
-	errs = append(errs, d.tidyImages())
 	inv, err := d.inventory(ctx)
 	if err != nil {
 		return errors.Join(append(errs, err)...)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 
 	"reconciler/drivers/iscsi/image"
@@ -73,37 +74,26 @@ func (d *Driver) ensureImage(ctx context.Context, o *reconcile.Object, img *spec
 	return err
 }
 
-// imageRecords reads the records, and says which cannot be read.
-func (d *Driver) imageRecords() (all map[string]imageRecord, broken map[string]error, err error) {
-	return durable.ReadAll(d.imageDir, ".json", recordVersion, func(uid string, r *imageRecord) error {
+// imageRecords reads the records, and says which cannot be read. One that is
+// damaged counts as none: the image proves its source again, and it is made anew.
+func (d *Driver) imageRecords() (all map[string]imageRecord, unread map[string]error, err error) {
+	all, unread, err = durable.ReadAll(d.imageDir, ".json", recordVersion, func(uid string, r *imageRecord) error {
 		if r.UID != uid {
 			return fmt.Errorf("it is the record of image %q", r.UID)
 		}
 		return nil
 	})
-}
-
-// tidyImages sets damaged records aside: what they said is made anew, and the
-// image's source is proved again.
-func (d *Driver) tidyImages() error {
-	_, broken, err := d.imageRecords()
-	errs := []error{err}
-	for uid, why := range broken {
-		var later *durable.VersionError
-		if errors.As(why, &later) {
-			continue // Observe says so
-		}
-		aside, err := d.imageDir.SetAside(uid + ".json")
-		errs = append(errs, err)
-		d.log.Warn("the record of an image is damaged and is made anew", "error", why, "aside", aside)
-	}
-	return errors.Join(errs...)
+	maps.DeleteFunc(unread, func(_ string, why error) bool {
+		_, damaged := errors.AsType[*durable.DamagedError](why)
+		return damaged
+	})
+	return all, unread, err
 }
 
 func (d *Driver) forgetImage(uid string) error {
-	all, broken, err := d.imageRecords()
-	if err != nil || broken[uid] != nil {
-		return errors.Join(err, broken[uid])
+	all, unread, err := d.imageRecords()
+	if err != nil || unread[uid] != nil {
+		return errors.Join(err, unread[uid])
 	}
 	r, ok := all[uid]
 	if !ok {
@@ -121,8 +111,8 @@ func (d *Driver) dropImage(uid, sha string) error {
 	if err := d.images.Abandon(sha, image.Prover{UID: uid}); err != nil {
 		return err
 	}
-	all, broken, err := d.imageRecords()
-	if err != nil || len(broken) > 0 { // an image that cannot be read may need it
+	all, unread, err := d.imageRecords()
+	if err != nil || len(unread) > 0 { // an image that cannot be read may need it
 		return err
 	}
 	for _, r := range all {
@@ -134,11 +124,11 @@ func (d *Driver) dropImage(uid, sha string) error {
 }
 
 func (d *Driver) observeImages(s *reconcile.State) error {
-	all, broken, err := d.imageRecords()
+	all, unread, err := d.imageRecords()
 	if err != nil {
 		return err
 	}
-	for uid, err := range broken {
+	for uid, err := range unread {
 		s.Unknown[reconcile.Key{Kind: spec.KindImage, UID: uid}] = err.Error()
 	}
 	for uid, r := range all {

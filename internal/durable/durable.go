@@ -118,22 +118,24 @@ func (d *Dir) WriteJSON(name string, version int, v any) error {
 }
 
 // ReadJSON reads a record of at most that version; the error is fs.ErrNotExist
-// where there is none, and a *VersionError for a later one, which is then neither
-// replaced nor removed while it is there.
+// where there is none, a *VersionError for a later one, which is then neither
+// replaced nor removed while it is there, and a *DamagedError for what makes no sense.
 func (d *Dir) ReadJSON(name string, version int, v any) error {
 	data, err := os.ReadFile(d.file(name))
-	if err == nil {
-		err = Unmarshal(data, version, v)
+	if err != nil {
+		d.guard(name, nil)
+		return err
 	}
+	err = Unmarshal(data, version, v)
 	var later *VersionError
 	if errors.As(err, &later) {
 		later.File = d.file(name)
 	}
 	d.guard(name, later)
-	if err == nil || later != nil || isAbsent(err) {
+	if err == nil || later != nil {
 		return err
 	}
-	return fmt.Errorf("%s: %w", d.file(name), err)
+	return &DamagedError{d.file(name), err}
 }
 
 func (d *Dir) file(name string) string { return filepath.Join(d.path, name) }

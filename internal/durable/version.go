@@ -3,7 +3,9 @@ package durable
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 )
 
 // VersionError says that a record was written by a later build. It is left as
@@ -21,6 +23,16 @@ func (e *VersionError) Error() string {
 	}
 	return fmt.Sprintf("%s has version %d and this build reads up to %d: a newer reconciler wrote it, install that one again; nothing was changed", name, e.Version, e.Reads)
 }
+
+// DamagedError says that a record was read, and that what it says makes no sense.
+// A record that cannot be read at all is not damaged: it may be there again.
+type DamagedError struct {
+	File string
+	Err  error
+}
+
+func (e *DamagedError) Error() string { return e.File + ": " + e.Err.Error() }
+func (e *DamagedError) Unwrap() error { return e.Err }
 
 // Marshal is the content of a record: v, which is a struct without a key of that
 // name, with its version in front.
@@ -96,7 +108,7 @@ func ReadAll[T any](d *Dir, suffix string, version int, check func(name string, 
 			continue
 		case err == nil && check != nil:
 			if err = check(name, &r); err != nil {
-				err = fmt.Errorf("%s: %w", d.file(name+suffix), err)
+				err = &DamagedError{d.file(name + suffix), err}
 			}
 		}
 		if err != nil {
@@ -112,15 +124,19 @@ func ReadAll[T any](d *Dir, suffix string, version int, check func(name string, 
 const AsideSuffix = ".damaged"
 
 // SetAside takes a record that is damaged out of the way, for somebody to look
-// at, and says where it is. One of a later build stays: the error is its *VersionError.
-func (d *Dir) SetAside(name string) (path string, err error) {
-	d.mu.Lock()
-	later := d.later[name]
-	d.mu.Unlock()
-	if later != nil {
-		return "", later
+// at, and says where it is. why is what was wrong with it: a record that is not a
+// *DamagedError stays where it is, and why is the error.
+func (d *Dir) SetAside(name string, why error) (path string, err error) {
+	if _, damaged := errors.AsType[*DamagedError](why); !damaged {
+		return "", why
 	}
 	return d.file(name + AsideSuffix), d.Rename(name, name+AsideSuffix)
+}
+
+// Has says whether there is a file of that name.
+func (d *Dir) Has(name string) bool {
+	_, err := os.Lstat(d.file(name))
+	return err == nil
 }
 
 // guard remembers a record that cannot be written without losing what a later

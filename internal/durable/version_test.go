@@ -96,3 +96,34 @@ func TestOneDamagedRecordHarmsNoOther(t *testing.T) {
 		}
 	}
 }
+
+// A file that cannot be read at this moment is not damaged, and stays where it is.
+func TestWhatCannotBeReadIsNotDamaged(t *testing.T) {
+	d, err := Open(t.TempDir(), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(d.Path(), "x.json")
+	if err := os.Mkdir(path, 0o700); err != nil { // reading it fails, also for root
+		t.Fatal(err)
+	}
+	var r rec
+	err = d.ReadJSON("x.json", 1, &r)
+	var damaged *DamagedError
+	if err == nil || errors.As(err, &damaged) {
+		t.Fatalf("%v", err)
+	}
+	if _, aerr := d.SetAside("x.json", err); aerr != err || !d.Has("x.json") {
+		t.Errorf("set aside: %v", aerr)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	aside, err := d.SetAside("x.json", d.ReadJSON("x.json", 1, &r))
+	if err != nil || aside != path+AsideSuffix || d.Has("x.json") || !d.Has("x.json"+AsideSuffix) {
+		t.Errorf("%s, %v", aside, err)
+	}
+}

@@ -87,11 +87,11 @@ func openStore(path string) (st *store, damaged []error, err error) {
 		return nil, nil, errors.Join(err, dir.Close())
 	}
 	for name, why := range broken {
-		aside, err := dir.SetAside(name + recordSuffix)
+		aside, err := dir.SetAside(name+recordSuffix, why)
 		switch later := (*durable.VersionError)(nil); {
 		case errors.As(err, &later): // it stays, and cannot be written over
 		case err != nil:
-			return nil, nil, errors.Join(why, err, dir.Close())
+			return nil, nil, errors.Join(err, dir.Close())
 		default:
 			why = fmt.Errorf("%w; it is now %s", why, aside)
 		}
