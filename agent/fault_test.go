@@ -225,7 +225,7 @@ func TestRecordsOfManyObjectsOnAFullDisk(t *testing.T) {
 	s := newSim(t, nil)
 	fs := t.TempDir()
 	if err := unix.Mount("tmpfs", fs, "tmpfs", 0, "mode=0700,size=8M"); err != nil {
-		t.Skip("no file system of its own:", err)
+		t.Skip("needs root, to mount a small file system and fill it:", err)
 	}
 	defer func() { _ = unix.Unmount(fs, unix.MNT_DETACH) }()
 	s.cfg.StateDir = fs

@@ -158,7 +158,7 @@ func TestBounded(t *testing.T) {
 func TestJournalOnAFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700,size=512k"); err != nil {
-		t.Skip("no file system of its own:", err)
+		t.Skip("needs root, to mount a small file system and fill it:", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	j := journalAt(t, dir)

@@ -69,8 +69,8 @@ func (a *Agent) onePass(ctx context.Context, n *news, progress func(string)) (pl
 			return plan, errors.Join(revErr, err)
 		}
 		plan = a.decide(want, have)
-		a.seekApprovals(plan, fetched)
-		a.seekArrivals(plan, fetched)
+		a.seekApprovals(plan, fetched && round == 1)
+		a.seekArrivals(plan, fetched && round == 1)
 		if err := a.settleReview(plan, have); err != nil {
 			return stuck(have, err)
 		}
@@ -168,7 +168,7 @@ func (a *Agent) decide(want *reconcile.Desired, have reconcile.State) *reconcile
 	now := a.cfg.Now()
 	a.hideRunning(have)
 	plan, awaits, inUse := a.diff(want, a.base, have)
-	a.review.awaits, a.review.inUse = awaits, inUse
+	a.review.awaits, a.review.inUse, a.review.stale = awaits, inUse, false
 	plan.Base = a.mem.LastApplied
 	policy.Apply(&plan, a.restraints(have, a.contact && now.Sub(a.mem.LastContact) < 2*a.cfg.Interval+time.Minute))
 	a.holdDouble(&plan)

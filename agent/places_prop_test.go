@@ -197,7 +197,7 @@ func TestOneHostHasAnObject(t *testing.T) {
 		}
 		commit()
 		calm()
-		for range rapid.IntRange(14, 30).Draw(rt, "steps") {
+		for range rapid.IntRange(8, 16).Draw(rt, "steps") {
 			name := rapid.SampledFrom(hosts).Draw(rt, "host")
 			n := c.hosts[name]
 			switch rapid.SampledFrom([]string{"commit", "commit", "commit", "calm", "calm", "calm", "pass", "pass", "pass", "kill", "lose", "crash", "time"}).Draw(rt, "step") {

@@ -72,6 +72,7 @@ type reviewer struct {
 	inUse   map[string]bool   // records that the plan of the moment needs
 	told    string            // what awaits, as it was last said
 	tell    bool              // with the next plan
+	stale   bool              // awaits was worked out before the newest approval was taken
 	refused map[string]string // record to why, said once
 	failed  string            // why the records could not be read, said once
 	looked  time.Time         // for records
@@ -254,7 +255,9 @@ func (a *Agent) readApprovals(ctx context.Context, plan *reconcile.Plan, from, g
 			a.review.failed = why
 			a.events.warn("", "ApprovalsNotRead", "approvals cannot be read, and what awaits one stays held: "+why)
 		}
-		a.tellUnreviewed(plan)
+		if !a.review.stale {
+			a.tellUnreviewed(plan)
+		}
 		return false
 	}
 	a.review.failed = ""
@@ -262,10 +265,11 @@ func (a *Agent) readApprovals(ctx context.Context, plan *reconcile.Plan, from, g
 	if held {
 		taken = a.takeOverrides(files, plan) || taken
 	}
-	if !taken {
+	if taken { // the next plan awaits less
+		a.review.stale, a.review.tell = true, true
+	} else if !a.review.stale {
 		a.tellUnreviewed(plan)
 	}
-	a.review.tell = taken // the next plan's, which has less
 	return taken
 }
 
@@ -503,7 +507,7 @@ func (a *Agent) settleReview(plan *reconcile.Plan, have reconcile.State) error {
 		return nil
 	}
 	r, now := &a.review, a.clock()
-	if r.tell || len(r.awaits) == 0 {
+	if !r.stale && (r.tell || len(r.awaits) == 0) {
 		a.tellUnreviewed(plan)
 		r.tell = false
 	}

@@ -582,3 +582,37 @@ func TestRecordsUnreadable(t *testing.T) {
 	w.pass()
 	w.wantDid("create new")
 }
+
+// An approval that is found beside a pass is not told as missing by what looks for
+// it at the same time, with what the pass had found out before.
+func TestApprovalFoundMeanwhileIsNotMissed(t *testing.T) {
+	w := newReviewed(t)
+	w.repo.push(t, paperVM("old", "256Mi"))
+	w.approve(w.approval())
+	a, ctx := w.a, t.Context()
+	n := a.ask(ctx)
+	a.heard(n)
+	if err := a.advance(ctx, n); err != nil {
+		t.Fatal(err)
+	}
+	want := a.desired(a.set)
+	have, err := a.observe(ctx, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := a.decide(want, have)
+	look := func() bool {
+		return a.readApprovals(ctx, plan, a.review.Base, a.mem.Good, maps.Clone(a.base), true, false)
+	}
+	if !look() || look() {
+		t.Fatal("the approval is not found, or twice")
+	}
+	if err := a.settleReview(plan, have); err != nil {
+		t.Fatal(err)
+	}
+	w.pass()
+	w.wantDid("stop old, start old")
+	if e := w.events("NotReviewed"); len(e) > 0 {
+		t.Errorf("events %+v", e)
+	}
+}
