@@ -47,7 +47,7 @@ func inside(t *testing.T, ns testbed.Netns, uid int, do func() error) error {
 // else on the host.
 func TestRuleForUserNetworks(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root")
+		t.Skip("needs root, for a network namespace and nftables")
 	}
 	doc, err := os.ReadFile(filepath.FromSlash("../../../docs/operating.md"))
 	if err != nil {

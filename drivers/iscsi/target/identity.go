@@ -3,12 +3,11 @@ package target
 import (
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"reconciler/drivers/iscsi/volume"
+	"reconciler/internal/uptime"
 )
 
 // ErrOther means that what is at an export's path is not the volume that was
@@ -44,7 +43,8 @@ func identify(e Export, lu LogicalUnit) (file *File, id string, err error) {
 	if err != nil || inode == 0 {
 		return nil, "", err
 	}
-	file = &File{device, inode, bootID()}
+	boot, _ := uptime.Boot() // without one, a device is taken for what it was
+	file = &File{device, inode, boot}
 	id, _ = volume.IDAt(e.Path, device, inode) // what cannot be read is not known
 	return file, id, nil
 }
@@ -70,9 +70,4 @@ func (f *File) atPath(path string) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %s", ErrOther, path)
-}
-
-func bootID() string {
-	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(id))
 }

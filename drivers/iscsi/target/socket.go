@@ -54,12 +54,16 @@ func (srv *Server) control(ctx, calling context.Context, s *controlSocket) {
 	}
 }
 
-// serveSocket returns when the socket's file is gone, or ctx is done.
+// serveSocket returns when the socket's file is gone, or ctx is done, and the socket
+// is closed: the next server of this process may listen then.
 func (srv *Server) serveSocket(ctx, calling context.Context, s *controlSocket, calls *sync.WaitGroup) {
 	lost, lose := context.WithCancel(ctx)
-	defer lose()
-	defer s.Close()
-	defer context.AfterFunc(lost, func() { _ = s.Close() })()
+	closed := make(chan struct{})
+	context.AfterFunc(lost, func() {
+		defer close(closed)
+		_ = s.Close()
+	})
+	defer func() { lose(); <-closed }()
 	calls.Go(func() {
 		defer lose()
 		tick := time.NewTicker(socketCheck)
