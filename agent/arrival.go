@@ -133,11 +133,11 @@ func (a *Agent) askArrivals(ctx context.Context, host string, set *spec.Set, goo
 		h, b := state.Objects[k], base[k]
 		switch {
 		case h != nil:
-			said[k] = fmt.Sprintf("it is on host %s%s, and cannot move: %s", name, inWhat(h), stay(k.Kind))
+			said[k] = fmt.Sprintf("it is on host %s%s, and cannot move: %s", name, inWhat(h), reconcile.WayBack(k.Kind))
 		case state.Unknown[k] != "":
 			said[k] = fmt.Sprintf("host %s had it in an earlier revision and cannot say whether it still has: %s", name, state.Unknown[k])
 		case b != nil:
-			said[k] = fmt.Sprintf("it is on host %s, by what was last done there, and cannot move: %s", name, stay(k.Kind))
+			said[k] = fmt.Sprintf("it is on host %s, by what was last done there, and cannot move: %s", name, reconcile.WayBack(k.Kind))
 		case !told || !state.Complete[k.Kind]:
 			said[k] = fmt.Sprintf("host %s had it in an earlier revision, and its last report does not say whether it still has", name)
 		case had[k] != "":
@@ -158,17 +158,6 @@ func inWhat(h *reconcile.Live) string {
 		return fmt.Sprintf(" in StoragePool %s", h.Get("spec.pool"))
 	}
 	return ""
-}
-
-// stay is the way out for an object that is on another host.
-func stay(k spec.Kind) string {
-	switch k {
-	case spec.KindVirtualMachine:
-		return "put spec.host back; or remove the machine in one commit and declare it here in another, once it is gone there"
-	case spec.KindDisk:
-		return "put spec.pool back, or raise metadata.incarnation for a fresh disk"
-	}
-	return "put spec.host back, or raise metadata.incarnation for a fresh pool"
 }
 
 // reportOf reads what another host last reported, as the tree's key for it

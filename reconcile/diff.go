@@ -294,7 +294,7 @@ func (d *differ) remove(a *Action, b *Applied) {
 	k, h := a.Key(), a.Have
 	if at := d.want.Elsewhere[k]; at != "" {
 		a.Op, a.Cause = OpMigrate, CauseRevision
-		a.block("it is declared on host %s; moving it there is not supported yet (%s)", at, wayBack(k.Kind))
+		a.block("it is declared on host %s; moving it there is not supported yet (%s)", at, WayBack(k.Kind))
 		return
 	}
 	if h.quarantined() {

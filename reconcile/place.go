@@ -30,7 +30,7 @@ func Misplaced(set *spec.Set, host string, base Base, have State) spec.Errors {
 		if o := set.ByUID(uid); o != nil && o.Kind == spec.KindDisk && was.ID != "" {
 			if why := misplaced(set, host, o, was); why != "" {
 				file, line, col := o.Position("spec.pool")
-				errs = append(errs, spec.Error{File: file, Line: line, Col: col, Msg: "spec.pool: " + why, Hint: wayBack(spec.KindDisk)})
+				errs = append(errs, spec.Error{File: file, Line: line, Col: col, Msg: "spec.pool: " + why, Hint: WayBack(spec.KindDisk)})
 			}
 		}
 	}
@@ -60,11 +60,12 @@ func misplaced(set *spec.Set, host string, o *spec.Object, was Field) string {
 	return ""
 }
 
-// wayBack is what to do about an object that is declared elsewhere than it is.
-func wayBack(k spec.Kind) string {
+// WayBack is what to do about an object that is declared on, or in, another place
+// than it is.
+func WayBack(k spec.Kind) string {
 	switch k {
 	case spec.KindVirtualMachine:
-		return "put spec.host back; or remove the machine in one commit and declare it there in another, once it is gone here"
+		return "put spec.host back; or remove the machine in one commit and declare it on the other host in another, once it is gone"
 	case spec.KindDisk:
 		return "put it back, or raise the disk's metadata.incarnation for a fresh one"
 	}

@@ -252,7 +252,7 @@ func TestAFileTheFileSystemCannotHold(t *testing.T) {
 	m.Size = 64 << 40
 	err := p.Make(context.Background(), m, nil)
 	if err == nil {
-		t.Skip("this file system holds 64 TiB in a file")
+		t.Skip("the file system of the temporary directory takes a file of 64 TiB, so there is nothing to refuse")
 	}
 	if !strings.Contains(err.Error(), "make the disk smaller") || !errors.Is(err, unix.EFBIG) {
 		t.Errorf("%v", err)
